@@ -1,0 +1,1 @@
+"""gensys: every family of generative model, one contract, four verbs."""

@@ -1,0 +1,114 @@
+"""The contracts that every part of gensys keeps: what a batch, a loss and a generative model are.
+
+A family of generative models is a subclass of `Generative`: it says how to turn a batch into a loss and how to
+draw samples. Whatever else a model can do (a likelihood, a latent code) is a protocol, asked by `isinstance`.
+The training loop, the pools and the metrics see these names and nothing else.
+
+Shapes: B rows in a batch, `*S` the shape of one datum, `*Z` the shape of one latent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from gensys.noise import Noise
+
+__all__ = ["Batch", "Codec", "Cond", "Generative", "HasLikelihood", "Loss", "Posterior"]
+
+Cond = Mapping[str, Tensor]
+"""What a sample is conditioned on: "label" (B,) int64, "text" (B, L, D), ...; an empty mapping = unconditional.
+A label of -1 is "no label", row by row: the form that classifier-free guidance trains and samples with."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of training data.
+
+    x: (B, *S) data, scaled as the model expects it (images: [-1, 1]).
+    cond: the condition of every row.
+    ids: (B,) int64, the global index of every row in its data set; all noise of a row is keyed by it.
+    """
+
+    x: Tensor
+    cond: Cond
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one player minimises.
+
+    total: () tensor to differentiate. terms: detached scalars for the log.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal Gaussian over latents, q(z | x) = N(mean, exp(logvar)); mean and logvar: (B, *Z)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """z = mean + exp(logvar / 2) eps, with eps ~ N(0, I) of shape (B, *Z)."""
+        return self.mean + torch.exp(0.5 * self.logvar) * eps
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, I)) in nats, (B,): half the sum of mean^2 + exp(logvar) - 1 - logvar."""
+        nats = 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
+        return nats.flatten(1).sum(1)
+
+
+class Generative(nn.Module, ABC):
+    """A trainable generative model.
+
+    players: the names of those who are trained, in order, within one step. Most families have one, ("model",); a
+    game lists its turns, for example ("critic",) * 5 + ("generator",). `loss` is asked once for every turn.
+    """
+
+    players: ClassVar[tuple[str, ...]] = ("model",)
+
+    @abstractmethod
+    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
+        """The loss of `player` on `batch`; every random number comes from `noise`."""
+
+    @abstractmethod
+    def sample(self, cond: Cond, noise: Noise) -> Tensor:
+        """Draw one sample for each id in `noise`: (B, *S)."""
+
+    def parameters_of(self, player: str) -> list[nn.Parameter]:
+        """The parameters that `player` trains; a game with several players overrides this."""
+        if player not in self.players:
+            raise ValueError(f"'player' must be one of {sorted(set(self.players))}, got {player!r}")
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """A model that knows (a bound on) the likelihood of data."""
+
+    def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
+        """log p(x | cond) in nats, (B,)."""
+        ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A model with a latent space."""
+
+    def encode(self, x: Tensor) -> Posterior:
+        """(B, *S) -> the posterior over latents, (B, *Z)."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, *Z) -> (B, *S)."""
+        ...
