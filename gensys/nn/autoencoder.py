@@ -1,0 +1,62 @@
+"""Convolutional encoder and decoder: residual stages that halve or double the resolution.
+
+The shape of Rombach et al., 2021, "High-resolution image synthesis with latent diffusion models", arXiv:2112.10752,
+appendix G, without attention.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+__all__ = ["Decoder", "Encoder"]
+
+
+class Residual(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x)))))), with a 1 x 1 convolution where the number of channels changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(min(8, inputs), inputs),
+            nn.SiLU(),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.GroupNorm(min(8, outputs), outputs),
+            nn.SiLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+        )
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.body(x)
+
+
+class Encoder(nn.Module):
+    """(B, C, H, W) -> (B, outputs, H / 2^k, W / 2^k), with k + 1 = len(widths) stages of one residual block each."""
+
+    def __init__(self, channels: int, outputs: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1), Residual(widths[0], widths[0])]
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), Residual(after, after)]
+        layers += [nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], outputs, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Decoder(nn.Module):
+    """The mirror image: (B, inputs, h, w) -> (B, C, 2^k h, 2^k w)."""
+
+    def __init__(self, channels: int, inputs: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(inputs, widths[-1], 3, padding=1), Residual(widths[-1], widths[-1])]
+        for before, after in pairwise(reversed(widths)):
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1), Residual(after, after)]
+        layers += [nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)

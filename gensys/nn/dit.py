@@ -1,0 +1,110 @@
+"""The diffusion transformer: patches of a latent as tokens, conditioned through adaptive layer norm.
+
+Peebles and Xie, 2022, "Scalable diffusion models with transformers", arXiv:2212.09748 (adaLN-Zero).
+
+B batch, T tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gensys.core import Cond
+from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions
+
+__all__ = ["DiT"]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm without affine parameters, then x (1 + scale) + shift. x: (B, T, D); shift, scale: (B, 1, D)."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1.0 + scale) + shift  # eps: the paper's
+
+
+class Block(nn.Module):
+    """Self-attention, then a two-layer perceptron, each normalised, modulated and gated by the condition."""
+
+    def __init__(self, dim: int, heads: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.up = nn.Linear(dim, expansion * dim)
+        self.down = nn.Linear(expansion * dim, dim)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """x: (B, T, D); modulation: (6, B, 1, D) = shift, scale and gate of the two halves."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
+        x = x + gate_a * self.attend(modulate(x, shift_a, scale_a))
+        hidden = F.gelu(self.up(modulate(x, shift_m, scale_m)), approximate="tanh")
+        return x + gate_m * self.down(hidden)
+
+    def attend(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(b, n, d))
+
+
+class DiT(nn.Module):
+    """net(x_t, t, cond) on (B, C, height, width).
+
+    shape: (C, height, width). patch: side of the square patches that become tokens. classes: 0 = unconditional.
+    The last layer and every gate start at zero, so the untrained network returns 0.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        channels, rows, columns = shape
+        if rows % patch or columns % patch:
+            raise ValueError(f"'patch' must divide the sides of {shape}, got {patch}")
+        if width % heads:
+            raise ValueError(f"'width' must be a multiple of 'heads' ({heads}), got {width}")
+        self.shape, self.patch, self.depth = shape, patch, depth
+        self.embed = nn.Linear(channels * patch**2, width)
+        self.register_buffer("positions", grid_positions(rows // patch, columns // patch, width), persistent=False)
+        self.positions: Tensor
+        self.time = TimeEmbedding(width)
+        self.label = LabelEmbedding(classes, width)
+        # one matrix product gives the modulation of all blocks and of the last layer
+        self.modulation = nn.Linear(width, (6 * depth + 2) * width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.out = nn.Linear(width, channels * patch**2)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for zero in (self.modulation, self.out):
+            nn.init.zeros_(zero.weight)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        x = self.embed(self.tokens(x_t)) + self.positions
+        c = F.silu(self.time(t) + self.label(cond, x.shape[0]))
+        m = self.modulation(c).view(x.shape[0], 6 * self.depth + 2, 1, -1).transpose(0, 1)  # (6 depth + 2, B, 1, D)
+        for k, block in enumerate(self.blocks):
+            x = block(x, m[6 * k : 6 * k + 6])
+        return self.image(self.out(modulate(x, m[-2], m[-1]))).to(x_t.dtype)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, C, rows, columns) -> (B, T, C patch^2)."""
+        c, rows, columns = self.shape
+        p = self.patch
+        x = x.view(-1, c, rows // p, p, columns // p, p).permute(0, 2, 4, 1, 3, 5)
+        return x.reshape(x.shape[0], -1, c * p * p)
+
+    def image(self, tokens: Tensor) -> Tensor:
+        """(B, T, C patch^2) -> (B, C, rows, columns)."""
+        c, rows, columns = self.shape
+        p = self.patch
+        x = tokens.view(-1, rows // p, columns // p, c, p, p).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(-1, c, rows, columns)

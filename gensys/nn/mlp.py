@@ -1,0 +1,29 @@
+"""A small perceptron over flat vectors: for densities in the plane, tables, and tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gensys.core import Cond
+from gensys.nn.embed import LabelEmbedding, TimeEmbedding
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """net(x_t, t, cond) on (B, dim): residual-free, SiLU, time and label added to the first hidden layer."""
+
+    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, classes: int = 0) -> None:
+        super().__init__()
+        self.first = nn.Linear(dim, width)
+        self.time = TimeEmbedding(width)
+        self.label = LabelEmbedding(classes, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.last = nn.Linear(width, dim)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        x = torch.nn.functional.silu(self.first(x_t) + self.time(t) + self.label(cond, x_t.shape[0]))
+        for layer in self.hidden:
+            x = torch.nn.functional.silu(layer(x))
+        return self.last(x)

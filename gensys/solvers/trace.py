@@ -1,0 +1,126 @@
+"""Run a solver once on linear symbols: out comes a table of coefficients.
+
+A solver that only adds its tensors and scales them by floats is, for a given path, target and grid, nothing but
+numbers: the input of every network call is a linear combination of the initial state, earlier inputs, earlier network
+outputs and fresh noise. `trace` finds these combinations, in double precision, by calling the solver itself with
+`Symbolic` values. The table is what the stepper executes, what tests compare with the eager run, and what can be
+printed.
+
+    X  the state handed to the solver     I_k  the input of network call k
+    F_k  the output of call k             R_k  the reference's output of call k (guidance)
+    Z_k  the fresh noise of step k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gensys.paths import Path
+from gensys.solvers.solver import Solver
+from gensys.targets import Prediction, Target, recover
+
+__all__ = ["Call", "Symbol", "Symbolic", "Table", "Terms", "guide", "trace"]
+
+
+class Symbol(NamedTuple):
+    kind: str  # one of "X", "I", "F", "R", "Z"
+    index: int = 0
+
+
+Terms = Mapping[Symbol, float]
+
+
+class Symbolic:
+    """A linear combination of symbols; behaves as a tensor does under +, - and products with floats."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = {symbol: c for symbol, c in terms.items() if c != 0.0}
+
+    def __add__(self, other: Symbolic) -> Symbolic:
+        terms = dict(self.terms)
+        for symbol, c in other.terms.items():
+            terms[symbol] = terms.get(symbol, 0.0) + c
+        return Symbolic(terms)
+
+    def __mul__(self, scale: float) -> Symbolic:
+        return Symbolic({symbol: c * scale for symbol, c in self.terms.items()})
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Symbolic) -> Symbolic:
+        return self + other * -1.0
+
+    def __neg__(self) -> Symbolic:
+        return self * -1.0
+
+    def __truediv__(self, scale: float) -> Symbolic:
+        return self * (1.0 / scale)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One network call: the combination that is its input, its time, and whether the reference is evaluated too."""
+
+    input: Terms
+    t: float
+    guided: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A solver on one grid: its network calls in order and the combination that is x_0."""
+
+    calls: tuple[Call, ...]
+    output: Terms
+
+    def __str__(self) -> str:
+        def show(terms: Terms) -> str:
+            return " ".join(f"{c:+.6g} {s.kind}{s.index}" for s, c in terms.items())
+
+        rows = [f"t = {call.t:<8.5g} I{k} = {show(call.input)}" for k, call in enumerate(self.calls)]
+        return "\n".join([*rows, f"{'x_0':>12} = {show(self.output)}"])
+
+
+def trace(solver: Solver, path: Path, target: Target, times: Sequence[float]) -> Table:
+    """The table of a solver on a path, for a network that outputs `target`, on the grid `times`.
+
+    Raises: TypeError if the solver is not linear (an adaptive step, say): such a solver runs eagerly.
+    """
+    calls: list[Call] = []
+
+    def predict(x: Symbolic, t: float) -> Prediction:
+        k = len(calls)
+        calls.append(Call(dict(x.terms), t))
+        # From here on the solver's x *is* the network's input: naming it keeps later combinations short.
+        x.terms = {Symbol("I", k): 1.0}
+        return recover(path(t), target, x, Symbolic({Symbol("F", k): 1.0}))
+
+    def draw(k: int) -> Symbolic:
+        return Symbolic({Symbol("Z", k): 1.0})
+
+    x_0 = solver(predict, path, Symbolic({Symbol("X"): 1.0}), times, draw)
+    return Table(tuple(calls), x_0.terms)
+
+
+def guide(table: Table, scale: Callable[[float], float]) -> Table:
+    """Fold guidance into the coefficients: F_k becomes w F_k + (1 - w) R_k with w = scale(t_k).
+
+    A call whose scale is 1 stays as it is: the reference network is not evaluated there.
+    """
+    weights = [scale(call.t) for call in table.calls]
+
+    def folded(terms: Terms) -> Terms:
+        out: dict[Symbol, float] = {}
+        for symbol, c in terms.items():
+            if symbol.kind == "F" and weights[symbol.index] != 1.0:
+                w = weights[symbol.index]
+                out[symbol] = c * w
+                out[Symbol("R", symbol.index)] = c * (1.0 - w)
+            else:
+                out[symbol] = c
+        return out
+
+    calls = [Call(folded(call.input), call.t, w != 1.0) for call, w in zip(table.calls, weights, strict=True)]
+    return Table(tuple(calls), folded(table.output))
