@@ -1,0 +1,39 @@
+# Every target sets up what it needs in .venv first (bootstrap.py); the second time that takes no time.
+#   make demo ARGS="--workers 2"      make test PYTEST_ARGS="-k solver -x"      make PYTHON=/usr/bin/python3.12 demo
+
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?=
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean clean-all
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: ## train, encode, sample, evaluate and report on this machine, in minutes (ARGS="...")
+	@$(PYTHON) bootstrap.py run
+	@.venv/bin/gensys demo $(ARGS)
+
+test: ## the test suite (PYTEST_ARGS="...")
+	@$(PYTHON) bootstrap.py test
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: ## ruff check, ruff format --check, pyright
+	@$(PYTHON) bootstrap.py test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+bench: ## compiled kernels and solvers against plain torch (ARGS="...")
+	@$(PYTHON) bootstrap.py run
+	@.venv/bin/gensys bench --help >/dev/null 2>&1 || { echo "gensys bench is not written yet: nothing was measured"; exit 1; }
+	@.venv/bin/gensys bench $(ARGS)
+
+clean: ## what testing leaves behind (keeps .venv, its compiled kernels and runs/)
+	rm -rf dist .pytest_cache .ruff_cache .hypothesis
+	find gensys pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean ## that, and everything that the set-up made
+	rm -rf .venv build ./*.egg-info gensys/_native*.so

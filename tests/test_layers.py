@@ -1,0 +1,117 @@
+"""Who may import whom (docs/architecture.md, section 6), read from the source: lazy imports count as well."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LONGEST = 450  # lines in a file
+FORBIDDEN = {"torchvision": "it is not a dependency", "pickle": "loading one runs code: use safetensors or JSON"}
+
+# Every row may import the rows above it, and what is on its left in its own row.
+LADDER = [
+    ["native", "noise", "core"],
+    ["kernels"],
+    ["nn"],
+    ["paths", "targets", "times", "couplings"],
+    ["denoiser", "guidance"],
+    ["objectives", "solvers", "bijections", "bottlenecks"],
+    ["families"],
+    ["systems"],
+]
+BASE = {"core", "noise", "native"}
+ALLOWED = {
+    name: {n for above in LADDER[:i] for n in above} | set(row[:k])
+    for i, row in enumerate(LADDER)
+    for k, name in enumerate(row)
+}
+ALLOWED |= {
+    "engine": BASE,  # a loop does not know what it trains
+    "data": BASE,
+    "evaluate": BASE | {"nn"},  # its own classifier
+    "run": BASE | {"engine", "data"},
+    "report": BASE | {"run", "data", "evaluate"},
+    "recipes": {name for row in LADDER for name in row} | {"run", "data"},
+    "pipelines": BASE | {"run", "engine", "data", "evaluate", "report"},  # recipes only through run
+    "__init__": set(),
+}
+ALLOWED["cli"] = set(ALLOWED) - {"cli"}  # on top
+
+
+def imports(tree):
+    """(dotted name, line, whether at the top of the module) of everything imported, at any depth."""
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write imports with their full names"
+            # `from gensys import x` imports the module x, `from gensys.nn import x` something from nn
+            names = [f"gensys.{alias.name}" for alias in node.names] if node.module == "gensys" else [node.module]
+            yield from ((name, node.lineno, id(node) in top) for name in names)
+
+
+def violations(layer, source):
+    """What a file of `layer` may not do, as 'line: reason'."""
+    tree = ast.parse(source)
+    for name, line, top in imports(tree):
+        package, _, rest = name.partition(".")
+        if package == "ray" and layer != "pipelines":
+            yield f"{line}: only pipelines/ imports ray"
+        if package in FORBIDDEN:
+            yield f"{line}: {package}: {FORBIDDEN[package]}"
+        if package == "pipelines":
+            yield f"{line}: write gensys.pipelines"
+        if package == "gensys" and rest:
+            other = rest.split(".")[0]
+            if other not in ALLOWED[layer] | {layer}:
+                yield f"{line}: {layer} may not import {other}"
+            if layer == "cli" and other == "pipelines" and top:
+                yield f"{line}: cli imports pipelines inside functions only, they take seconds"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+            yield f"{node.lineno}: torch.load reads pickles: use safetensors"
+    if len(source.splitlines()) > LONGEST:
+        yield f"more than {LONGEST} lines: one concept, one file"
+
+
+def layer_of(path):
+    """The layer of a file: gensys/nn/dit.py -> nn, gensys/run.py -> run, pipelines/train.py -> pipelines."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "gensys" else parts[0]
+
+
+FILES = sorted([*ROOT.glob("gensys/**/*.py"), *ROOT.glob("pipelines/**/*.py")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_layers(path):
+    layer = layer_of(path)
+    assert layer in ALLOWED, f"{layer} has no place in LADDER or ALLOWED: decide what it may import"
+    assert list(violations(layer, path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "source", "reason"),
+    [
+        ("engine", "def f():\n    import ray", "2: only pipelines/ imports ray"),
+        ("engine", "from gensys.nn.dit import DiT", "1: engine may not import nn"),
+        ("paths", "from gensys import targets", "1: paths may not import targets"),
+        ("pipelines", "import gensys.recipes.digits", "1: pipelines may not import recipes"),
+        ("cli", "from gensys.pipelines import train", "1: cli imports pipelines inside functions"),
+        ("data", "import torchvision.transforms", "1: torchvision: it is not"),
+        ("engine", "import torch\ntorch.load('x')", "2: torch.load reads pickles"),
+        ("nn", "\n" * (LONGEST + 1), "more than"),
+    ],
+)
+def test_violations_are_seen(layer, source, reason):
+    (found,) = violations(layer, source)
+    assert found.startswith(reason)
+
+
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(init.parent.relative_to(ROOT).parts) for init in FILES if init.name == "__init__.py"}
+    assert set(listed) == {"gensys.pipelines" if name == "pipelines" else name for name in there}
