@@ -120,8 +120,10 @@ def _check(ids: Tensor, step: int, stream: int) -> None:
         raise ValueError(f"'step' must lie in [0, 2^32), got {step}")
     if not 0 <= stream < 256:
         raise ValueError(f"'stream' must lie in [0, 256), got {stream}")
-    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= _MAX_ID):
-        raise ValueError(f"'ids' must lie in [0, 2^56), got {int(ids.min())}..{int(ids.max())}")
+    if ids.numel():
+        low, high = (int(end) for end in ids.aminmax())
+        if low < 0 or high >= _MAX_ID:
+            raise ValueError(f"'ids' must lie in [0, 2^56), got {low}..{high}")
 
 
 def philox_uniform(seed: int, ids: Tensor, step: int, stream: int, n: int) -> Tensor:
@@ -137,7 +139,8 @@ def philox_normal(seed: int, ids: Tensor, step: int, stream: int, n: int) -> Ten
     w0, w1, w2, w3 = _words(seed, ids, step, stream, n)
     normals = []
     for radius_word, angle_word in ((w0, w1), (w2, w3)):
-        radius = torch.sqrt(_log(_unit(radius_word)) * -2.0)
+        # The square root in float64: torch's in float32 is MKL's, which is off by an ulp for one number in six.
+        radius = torch.sqrt((_log(_unit(radius_word)) * -2.0).double()).float()
         cos, sin = _cos_sin(angle_word)
         normals += [radius * cos, radius * sin]
     return torch.stack(normals, dim=-1).flatten(1)[:, :n]
@@ -158,17 +161,28 @@ class Noise:
         """The same samples at another step."""
         return replace(self, step=step)
 
+    def arguments(self, stream: int) -> tuple[Tensor, int, int, int]:
+        """(ids, seed, step, stream) as the compiled kernels take them: checked, the seed as a signed 64-bit integer."""
+        _check(self.ids, self.step, stream)
+        seed = (self.seed + (1 << 63)) % (1 << 64) - (1 << 63)
+        return self.ids.contiguous(), seed, self.step, int(stream)
+
     def normal(self, shape: tuple[int, ...], stream: Stream) -> Tensor:
         """Standard normals, (B, *shape) float32, on the device of `ids`."""
-        n = math.prod(shape)
+        rows, n = self.ids.shape[0], math.prod(shape)
         if native.extension is not None and self.ids.device.type == "cpu":
-            _check(self.ids, self.step, stream)
-            out = torch.empty(self.ids.shape[0], n)
-            native.extension.philox_normal(out, self.seed, self.ids, self.step, int(stream))
+            out = torch.empty(rows, n, dtype=torch.float32, device="cpu")
+            torch.ops.gensys.philox_normal(out, *self.arguments(stream))
         else:
             out = philox_normal(self.seed, self.ids, self.step, int(stream), n)
-        return out.view(-1, *shape)
+        return out.view(rows, *shape)
 
     def uniform(self, shape: tuple[int, ...], stream: Stream) -> Tensor:
-        """Uniforms in (0, 1), (B, *shape) float32."""
-        return philox_uniform(self.seed, self.ids, self.step, int(stream), math.prod(shape)).view(-1, *shape)
+        """Uniforms in (0, 1), (B, *shape) float32, on the device of `ids`."""
+        rows, n = self.ids.shape[0], math.prod(shape)
+        if native.extension is not None and self.ids.device.type == "cpu":
+            out = torch.empty(rows, n, dtype=torch.float32, device="cpu")
+            torch.ops.gensys.philox_uniform(out, *self.arguments(stream))
+        else:
+            out = philox_uniform(self.seed, self.ids, self.step, int(stream), n)
+        return out.view(rows, *shape)

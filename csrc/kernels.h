@@ -1,0 +1,29 @@
+// The CPU kernels, as a table of plain functions: one table for each instruction set that this machine can run.
+// No torch here: the kernels know pointers and lengths only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "philox.h"
+
+namespace gensys {
+
+constexpr int kMaxTerms = 8;  // tensors in one pass of `combine`; the noise may come on top
+
+struct Kernels {
+  const char* isa;
+
+  // out[i] = sum over j of coefs[j] * terms[j][i], left to right, every product and every sum rounded.
+  // 0 <= count <= kMaxTerms + 1. `out` may be one of the terms; other overlaps are not allowed.
+  void (*combine)(float* out, const float* const* terms, const float* coefs, int count, int64_t n);
+
+  // The first n elements that the counters of `row` give from counter `quad` on.
+  void (*uniform)(float* out, const Row& row, uint32_t quad, int n);
+  void (*normal)(float* out, const Row& row, uint32_t quad, int n);
+};
+
+// Those that this CPU can run, fastest first. Never empty: the last one is "baseline".
+const std::vector<const Kernels*>& kernels();
+
+}  // namespace gensys

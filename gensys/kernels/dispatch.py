@@ -1,0 +1,151 @@
+"""Which implementation of an op runs, and why: one table, one pure function, one way to force a choice.
+
+Every op has a "reference", plain torch, which is the definition and runs everywhere. The table `KERNELS` lists what
+else there is, in the order of preference; `choose` takes the first that can run. `gensys doctor` prints `table()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from gensys import native
+
+__all__ = ["KERNELS", "OPS", "Choice", "Kernel", "Row", "Unavailable", "choose", "force", "table"]
+
+OPS = {
+    "combine": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    "philox_normal": (torch.float32,),
+}
+"""The dtypes that each op is defined for."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled implementation of an op, and where it runs."""
+
+    op: str
+    implementation: str
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+
+    def refusal(self, device: str, dtype: torch.dtype) -> str:
+        """Why it cannot run on this device type and dtype; empty if it can."""
+        if device != self.device:
+            return f"{self.implementation} runs on {self.device}, not on {device}"
+        if dtype not in self.dtypes:
+            return f"{self.implementation} takes {', '.join(map(_name, self.dtypes))}, not {_name(dtype)}"
+        if native.extension is None:
+            return f"{self.implementation} is missing: {native.why_missing}"
+        return ""
+
+
+KERNELS = (
+    Kernel("combine", "native", "cpu", (torch.float32,)),
+    Kernel("philox_normal", "native", "cpu", (torch.float32,)),
+)
+
+
+class Choice(NamedTuple):
+    """What runs ("reference" or the `implementation` of a `Kernel`), and why."""
+
+    implementation: str
+    why: str
+
+
+class Row(NamedTuple):
+    """One line of `table()`."""
+
+    op: str
+    device: str
+    dtype: str
+    implementation: str
+    why: str
+
+
+class Unavailable(RuntimeError):
+    """A forced implementation cannot run here."""
+
+
+_forced: ContextVar[str | None] = ContextVar("forced", default=None)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def choose(op: str, device: torch.device | str, dtype: torch.dtype) -> Choice:
+    """The implementation of `op` that runs for tensors of this device and dtype.
+
+    A function of its arguments, of what is installed and of `force`; it touches no tensor and changes nothing.
+    """
+    if op not in OPS:
+        raise ValueError(f"'op' must be one of {sorted(OPS)}, got {op!r}")
+    if dtype not in OPS[op]:
+        raise ValueError(f"'dtype' of {op} must be one of {', '.join(map(_name, OPS[op]))}, got {_name(dtype)}")
+    device_type = torch.device(device).type
+    forced = _forced.get()
+    if forced == "reference":
+        return Choice("reference", "forced")
+    refusals = []
+    for kernel in KERNELS:
+        if kernel.op == op and forced in (None, kernel.implementation):
+            refusal = kernel.refusal(device_type, dtype)
+            if not refusal:
+                why = f"compiled, {native.extension.isa()}" if native.extension is not None else ""
+                return Choice(kernel.implementation, f"forced; {why}" if forced else why)
+            refusals.append(refusal)
+    reasons = "; ".join(refusals)
+    if forced:
+        raise Unavailable(f"{op} was forced to {forced!r}, but {reasons or 'it has no such implementation'}")
+    return Choice("reference", reasons or "plain torch is all there is")
+
+
+@contextmanager
+def force(implementation: str, *, isa: str | None = None) -> Iterator[None]:
+    """Within the block every op runs as `implementation`, or `choose` raises `Unavailable` with the reason.
+
+    isa: also use this instruction set of the native kernels, in the whole process ("baseline", "avx2", "avx512").
+    For tests and measurements: the results are the same bits.
+    """
+    known = {"reference"} | {kernel.implementation for kernel in KERNELS}
+    if implementation not in known:
+        raise ValueError(f"'implementation' must be one of {sorted(known)}, got {implementation!r}")
+    token = _forced.set(implementation)
+    try:
+        with nullcontext() if isa is None else _use_isa(isa):
+            yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def _use_isa(isa: str) -> Iterator[None]:
+    extension = native.extension
+    if extension is None:
+        raise Unavailable(f"'isa' chooses among native kernels, which are missing: {native.why_missing}")
+    if isa not in extension.isas():
+        raise Unavailable(f"'isa' must be one that this CPU has, {extension.isas()}, got {isa!r}")
+    before = extension.isa()
+    extension.use_isa(isa)
+    try:
+        yield
+    finally:
+        extension.use_isa(before)
+
+
+def table() -> list[Row]:
+    """What runs on this machine for every op, device and dtype."""
+    accelerator = torch.accelerator.current_accelerator()
+    devices = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+    return [
+        Row(op, device, _name(dtype), *choose(op, device, dtype))
+        for op, dtypes in OPS.items()
+        for device in devices
+        for dtype in dtypes
+    ]

@@ -1,0 +1,62 @@
+"""Builds `gensys._native`, the compiled kernels, if this machine can; without them gensys runs in pure torch.
+
+It takes `pip install --no-build-isolation -e .`, because the build reads the headers of the installed torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from setuptools import Extension, setup
+from setuptools.errors import BaseError, CCompilerError
+
+FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=c++20",
+    "-ffp-contract=off",  # no fused multiply-add: all instruction sets and plain torch return the same bits
+    "-fno-math-errno",  # lets sqrt be one instruction
+    "-fno-trapping-math",  # lets a choice be a blend
+    "-fopenmp-simd",  # the `omp simd` hints; threads come from torch
+    "-fvisibility=hidden",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",  # the stable ABI of torch 2.10 and later
+]
+
+
+def notice(reason: object) -> None:
+    """Say once, on the stream that pip shows with -v and setuptools always, that there will be no compiled kernels."""
+    print(f"gensys: no compiled kernels, pure torch will be used. Reason: {reason}", file=sys.stderr)
+
+
+def extension() -> tuple[list[Extension], dict[str, type]]:
+    """The extension and the command that builds it; both empty where torch or pybind11 is missing."""
+    try:
+        import pybind11
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError as error:
+        notice(f"{error} (install with --no-build-isolation)")
+        return [], {}
+
+    class OptionalBuild(BuildExtension):
+        """A failed compilation is reported and survived."""
+
+        def build_extensions(self) -> None:
+            # RuntimeError: torch's wrapper around ninja; the others: setuptools without ninja, or without a compiler
+            try:
+                super().build_extensions()
+            except (RuntimeError, CCompilerError, BaseError, OSError) as error:
+                notice(error)
+                self.extensions = []
+
+    module = CppExtension(
+        "gensys._native",
+        ["csrc/bind.cpp", "csrc/kernels.cpp"],
+        include_dirs=[pybind11.get_include()],
+        depends=["csrc/philox.h", "csrc/kernels.h", "csrc/kernels.inc"],
+        extra_compile_args=FLAGS,
+    )
+    return [module], {"build_ext": OptionalBuild}
+
+
+modules, commands = extension()
+setup(ext_modules=modules, cmdclass=commands)
