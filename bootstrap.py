@@ -27,6 +27,7 @@ import sysconfig
 import tempfile
 import time
 
+VERSION = sys.version_info[:3]
 OLDEST = (3, 11)
 NEWER = ("python3.11", "python3.12", "python3.13", "python3.14")  # the one that the tests run on comes first
 PROFILES = {"run": "", "test": "[test,lint,triton]"}
@@ -52,7 +53,7 @@ def apt_line(*packages: str) -> str:
 
 def too_old(version: "tuple[int, ...]", debian: bool) -> str:
     """What to say when no Python is new enough."""
-    found, wanted = ".".join(map(str, version[:3])), ".".join(map(str, OLDEST))
+    found, wanted = ".".join(map(str, version)), ".".join(map(str, OLDEST))
     how = (
         f"    {apt_line('python3.11', 'python3.11-venv')}\n  or, where that release is not packaged: "
         if debian
@@ -208,12 +209,12 @@ def usable() -> str:
         ran = subprocess.run([PYTHON, "-c", code], capture_output=True)
         if ran.returncode != 0:
             return "is half made"
-        if ran.stdout.decode().strip() != "{} {} {}".format(*sys.version_info[:2], sys.base_prefix):
+        if ran.stdout.decode().strip() != "{} {} {}".format(*VERSION[:2], sys.base_prefix):
             return "was made by another Python (" + ran.stdout.decode().strip() + ")"
         with open(os.path.join(VENV, "pyvenv.cfg")) as stream:
-            made = re.search(r"^command = .* (/.*)$", stream.read(), re.MULTILINE)
+            made = re.search(r"^command = .*? -m venv (.*)$", stream.read(), re.MULTILINE)
         # its scripts name the interpreter by its full path, so a folder that was moved or copied does not work
-        return "" if made is None or made.string.rstrip().endswith(VENV) or made[0].endswith(VENV) else "was moved"
+        return "" if made is None or os.path.realpath(made.group(1).strip()) == VENV else "was moved"
     return "is half made"
 
 
@@ -294,7 +295,7 @@ def set_up(profile: str) -> None:
     if ready(profile, now):
         return
     if not has_venv():
-        raise Failure(no_venv(sys.version_info, debian))
+        raise Failure(no_venv(VERSION, debian))
     try:
         tempfile.TemporaryFile(dir=ROOT).close()
     except OSError as error:
@@ -305,7 +306,7 @@ def set_up(profile: str) -> None:
     with alone():
         if ready(profile, now):  # the one that we waited for did it
             return
-        notice = no_kernels(compiler, header, sys.version_info, debian)
+        notice = no_kernels(compiler, header, VERSION, debian)
         say(f"setting up {VENV} for `{profile}` (all output: .venv/install.log)")
         if notice:
             say("note: " + notice)
@@ -320,7 +321,7 @@ def set_up(profile: str) -> None:
                 shutil.rmtree(VENV)
             os.makedirs(VENV)
             step(
-                f"python {'.'.join(map(str, sys.version_info[:3]))}",
+                f"python {'.'.join(map(str, VERSION))}",
                 [base_python(), "-m", "venv", VENV],
                 dict(os.environ),
             )
@@ -346,10 +347,10 @@ def main(arguments: "list[str]") -> int:
         print(f"usage: bootstrap.py [run | test], got {arguments}", file=sys.stderr)
         return 2
     try:
-        if sys.version_info < OLDEST:
+        if VERSION < OLDEST:
             found = newer_python()
             if found is None:
-                raise Failure(too_old(sys.version_info, shutil.which("apt-get") is not None))
+                raise Failure(too_old(VERSION, shutil.which("apt-get") is not None))
             os.execv(found, [found, os.path.abspath(__file__), *arguments])
         signal.signal(signal.SIGTERM, interrupt)
         set_up(arguments[0] if arguments else "run")
