@@ -6,6 +6,7 @@ It takes `pip install --no-build-isolation -e .`, because the build reads the he
 from __future__ import annotations
 
 import sys
+from subprocess import SubprocessError
 
 from setuptools import Extension, setup
 from setuptools.errors import BaseError, CCompilerError
@@ -24,7 +25,7 @@ FLAGS = [
 
 
 def notice(reason: object) -> None:
-    """Say once, on the stream that pip shows with -v and setuptools always, that there will be no compiled kernels."""
+    """Say that there will be no compiled kernels (pip shows it with -v; `gensys doctor` tells it again)."""
     print(f"gensys: no compiled kernels, pure torch will be used. Reason: {reason}", file=sys.stderr)
 
 
@@ -38,13 +39,13 @@ def extension() -> tuple[list[Extension], dict[str, type]]:
         return [], {}
 
     class OptionalBuild(BuildExtension):
-        """A failed compilation is reported and survived."""
+        """A build that fails is reported and survived."""
 
         def build_extensions(self) -> None:
-            # RuntimeError: torch's wrapper around ninja; the others: setuptools without ninja, or without a compiler
             try:
                 super().build_extensions()
-            except (RuntimeError, CCompilerError, BaseError, OSError) as error:
+            # torch's question for the compiler's version; its wrapper of ninja; setuptools without ninja
+            except (OSError, SubprocessError, RuntimeError, BaseError, CCompilerError) as error:
                 notice(error)
                 self.extensions = []
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -34,15 +35,13 @@ class Kernel:
     device: str
     dtypes: tuple[torch.dtype, ...]
 
-    def refusal(self, device: str, dtype: torch.dtype) -> str:
+    def refusal(self, device: str, dtype: torch.dtype, missing: str) -> str:
         """Why it cannot run on this device type and dtype; empty if it can."""
         if device != self.device:
             return f"{self.implementation} runs on {self.device}, not on {device}"
         if dtype not in self.dtypes:
             return f"{self.implementation} takes {', '.join(map(_name, self.dtypes))}, not {_name(dtype)}"
-        if native.extension is None:
-            return f"{self.implementation} is missing: {native.why_missing}"
-        return ""
+        return f"{self.implementation} is missing: {missing}" if missing else ""
 
 
 KERNELS = (
@@ -84,26 +83,29 @@ def choose(op: str, device: torch.device | str, dtype: torch.dtype) -> Choice:
 
     A function of its arguments, of what is installed and of `force`; it touches no tensor and changes nothing.
     """
+    isa = "" if native.extension is None else native.extension.isa()
+    return _choose(op, torch.device(device).type, dtype, _forced.get(), isa, native.why_missing)
+
+
+@cache  # a solver asks before every step
+def _choose(op: str, device: str, dtype: torch.dtype, forced: str | None, isa: str, missing: str) -> Choice:
     if op not in OPS:
         raise ValueError(f"'op' must be one of {sorted(OPS)}, got {op!r}")
     if dtype not in OPS[op]:
         raise ValueError(f"'dtype' of {op} must be one of {', '.join(map(_name, OPS[op]))}, got {_name(dtype)}")
-    device_type = torch.device(device).type
-    forced = _forced.get()
     if forced == "reference":
         return Choice("reference", "forced")
     refusals = []
     for kernel in KERNELS:
         if kernel.op == op and forced in (None, kernel.implementation):
-            refusal = kernel.refusal(device_type, dtype)
+            refusal = kernel.refusal(device, dtype, missing)
             if not refusal:
-                why = f"compiled, {native.extension.isa()}" if native.extension is not None else ""
-                return Choice(kernel.implementation, f"forced; {why}" if forced else why)
+                return Choice(kernel.implementation, f"{'forced, ' if forced else ''}compiled for {isa}")
             refusals.append(refusal)
-    reasons = "; ".join(refusals)
+    reasons = "; ".join(refusals) or "there is no such implementation"
     if forced:
-        raise Unavailable(f"{op} was forced to {forced!r}, but {reasons or 'it has no such implementation'}")
-    return Choice("reference", reasons or "plain torch is all there is")
+        raise Unavailable(f"{op} was forced to {forced!r}, but {reasons}")
+    return Choice("reference", reasons)
 
 
 @contextmanager
