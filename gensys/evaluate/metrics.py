@@ -1,0 +1,266 @@
+"""One call that scores samples, and what a score is: a number with its interval, its floor and its definition.
+
+A number alone says little: the distance of real images from real images is not zero, and no two draws of samples give
+the same. So every metric carries `floor`, what other real images get under the same protocol (the value of a perfect
+model), and an interval.
+
+    proportions   Wilson's 95 % interval: sensible at 0 and 1, where a bootstrap has no width
+    means         mean +- 1.96 standard errors
+    fd, ratios    value +- 1.96 standard deviations over 20 bootstrap resamples of the samples
+
+Intervals hold the real images and the classifier fixed: they say what other samples of this model would give.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gensys.evaluate.checks import check_images, check_labels, one_thread
+from gensys.evaluate.classifier import features, logits
+from gensys.evaluate.frechet import Moments, frechet
+from gensys.evaluate.memorisation import QUANTILE, memorisation
+from gensys.evaluate.prdc import prdc
+from gensys.evaluate.reconstruction import psnr, squared_errors
+from gensys.nn.lenet import LeNet
+from gensys.noise import Noise, Stream
+
+__all__ = ["Metric", "evaluate_reconstruction", "evaluate_samples", "proportion_interval"]
+
+_Z = 1.959964  # 97.5 % quantile of the standard normal
+_RESAMPLES = 20  # their standard deviation is known to 16 %, enough for an error bar
+_SEED = 0x62_6F_6F_74  # of the bootstrap: fixed, so that equal samples have equal intervals
+_NEIGHBOURS = 5
+_LEAST_HELD = 100
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured number.
+
+    value: the estimate. floor: what real images get under the same protocol, or None where there is no such thing.
+    low, high: a 95 % interval, or None. unit: "" for a pure number. better: which way is. n: rows it was measured
+    on. about: its definition in a line.
+    """
+
+    value: float
+    floor: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    better: Literal["higher", "lower"]
+    n: int
+    about: str
+
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """A dict that strict JSON can hold. An infinite number (the PSNR of a lossless codec) becomes "inf", which
+        float() reads back."""
+        return {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def proportion_interval(p: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion p seen on n rows (Wilson, 1927, J. Am. Stat. Assoc. 22)."""
+    if n < 1 or not 0.0 <= p <= 1.0:
+        raise ValueError(f"'p' must lie in [0, 1] and 'n' be at least 1, got {p} and {n}")
+    shrink = 1.0 + _Z**2 / n
+    centre = (p + _Z**2 / (2 * n)) / shrink
+    half = _Z / shrink * math.sqrt(p * (1.0 - p) / n + _Z**2 / (4 * n * n))
+    # min and max with p: at p = 0 and 1 the ends are p itself, which rounding would miss
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def _bootstrap_half(n: int, statistic: Callable[[Tensor], float]) -> float:
+    """1.96 standard deviations of `statistic(rows)` over resamples of n rows with replacement.
+
+    The spread, not the quantiles: a resample repeats rows, which biases a Frechet distance upwards once more, so its
+    quantiles lie to the right of the estimate and may not even contain it.
+    """
+    draws = Noise(_SEED, torch.arange(_RESAMPLES)).uniform((n,), Stream.PRIOR)
+    rows = (draws.double() * n).long()  # u < 1 - 2^-24, and exact in float64: always below n
+    values = torch.tensor([statistic(row) for row in rows], dtype=torch.float64)
+    return _Z * float(values.std())
+
+
+def _mean_metric(
+    values: Tensor, floor: float | None, unit: str, better: Literal["higher", "lower"], about: str
+) -> Metric:
+    n, mean = values.shape[0], float(values.mean())
+    half = _Z * float(values.std()) / math.sqrt(n) if n > 1 else None
+    low, high = (None, None) if half is None else (max(0.0, mean - half), mean + half)
+    return Metric(mean, floor, low, high, unit, better, n, about)
+
+
+def _share_metric(p: float, n: int, floor: float | None, better: Literal["higher", "lower"], about: str) -> Metric:
+    return Metric(p, floor, *proportion_interval(p, n), "", better, n, about)
+
+
+def _digests(images: Tensor) -> list[bytes]:
+    rows = images.detach().cpu().float().contiguous().flatten(1).numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+
+
+def _unseen(real: Tensor, train: Tensor) -> Tensor:
+    """The rows of `real` that are not, bit for bit, rows of `train`."""
+    known = set(_digests(train))
+    return real[torch.tensor([digest not in known for digest in _digests(real)], dtype=torch.bool, device=real.device)]
+
+
+def _check_disjoint(floor: Tensor, reference: Tensor) -> None:
+    known = set(_digests(reference))
+    shared = sum(digest in known for digest in _digests(floor))
+    if 2 * shared > floor.shape[0]:  # a few duplicates are in many data sets; most of them is a mistake
+        raise ValueError(
+            f"'floor' must be other real images than 'reference', got {shared} of {floor.shape[0]} rows that are in "
+            "both; the floor of images against themselves is zero and says nothing"
+        )
+
+
+def _distribution(fake: Tensor, real: Tensor, other: Tensor | None) -> dict[str, Metric]:
+    """Frechet distance and PRDC of features `fake` (n, d) against `real` (m, d), with `other` (n, d) for the floors."""
+    n, m = fake.shape[0], real.shape[0]
+    moments = Moments.of(real)
+    distance = frechet(Moments.of(fake), moments)
+    half = _bootstrap_half(n, lambda rows: frechet(Moments.of(fake[rows]), moments))
+    scores, k = prdc(fake, real, _NEIGHBOURS), _NEIGHBOURS
+    floor = None if other is None else frechet(Moments.of(other), moments)
+    best = None if other is None else prdc(other, real, _NEIGHBOURS)
+    return {
+        f"fd_lenet_{n}": Metric(
+            distance,
+            floor,
+            max(0.0, distance - half),
+            distance + half,
+            "",
+            "lower",
+            n,
+            f"squared Frechet distance of LeNet features, {n} samples against {m} real images; not an FID",
+        ),
+        "precision": _share_metric(
+            scores.precision, n, best and best.precision, "higher", f"share of samples in a real image's {k}-NN ball"
+        ),
+        "recall": _share_metric(
+            scores.recall, m, best and best.recall, "higher", f"share of real images in a sample's {k}-NN ball"
+        ),
+        "density": _mean_metric(
+            scores.balls,
+            best and best.density,
+            "",
+            "higher",
+            f"real {k}-NN balls that a sample is in, over {k}, on average",
+        ),
+        "coverage": _share_metric(
+            scores.coverage,
+            m,
+            best and best.coverage,
+            "higher",
+            f"share of real images with a sample in their {k}-NN ball",
+        ),
+    }
+
+
+def _copying(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, Metric]:
+    if held_out.shape[0] < _LEAST_HELD:
+        raise ValueError(
+            f"'held_out' needs at least {_LEAST_HELD} real images that are not in 'train', got {held_out.shape[0]}; "
+            "pass them, or train=None to leave memorisation out"
+        )
+    found = memorisation(samples, train, held_out)
+    n, m = samples.shape[0], train.shape[0]
+    distances, median = found.distances, found.held_median
+    half = _bootstrap_half(n, lambda rows: float(distances[rows].quantile(0.5)) / median)
+    about = (
+        f"median distance to the nearest of {m} training images, over that of {held_out.shape[0]} unseen real images"
+    )
+    return {
+        "memorisation_ratio": Metric(
+            found.ratio, 1.0, max(0.0, found.ratio - half), found.ratio + half, "", "higher", n, about
+        ),
+        "memorisation_fraction": _share_metric(
+            found.fraction,
+            n,
+            QUANTILE,
+            "lower",
+            f"share of samples nearer to a training image than {QUANTILE:.0%} of unseen real images are",
+        ),
+    }
+
+
+def evaluate_samples(
+    samples: Tensor,
+    labels: Tensor | None,
+    reference: Tensor,
+    floor: Tensor | None,
+    train: Tensor | None,
+    classifier: LeNet,
+    *,
+    accuracy: float | None = None,
+    held_out: Tensor | None = None,
+) -> dict[str, Metric]:
+    """Score generated images; every number is a function of the arguments alone.
+
+    samples: (n, C, H, W), n >= 6, clamped to [-1, 1] first, as saving them would. labels: (n,) int64, what each was
+        asked to be, or None: then there is no `label_agreement`.
+    reference: (m, C, H, W) real images in [-1, 1], m >= 6. floor: at least n other real images, of which the first n
+        are scored as if they were samples; None leaves the floors out.
+    train: the images that the model was trained on; None leaves memorisation out.
+    classifier: trained on real images. accuracy: its accuracy on held-out images, the floor of `label_agreement`.
+    held_out: at least 100 real images that are not in `train`; None takes those of `reference` and `floor`.
+
+    Returns fd_lenet_{n}, precision, recall, density, coverage, label_agreement, memorisation_ratio and
+    memorisation_fraction. ValueError names the argument that is empty, too short, not finite or of another shape.
+    """
+    shape = tuple(reference.shape[1:])
+    least = _NEIGHBOURS + 1  # as many as have `_NEIGHBOURS` neighbours
+    check_images("reference", reference, least=least)
+    check_images("samples", samples, shape, least=least, scaled=False)
+    n = samples.shape[0]
+    if labels is not None:
+        check_labels("labels", labels, n, classifier.classes)
+    samples = samples.clamp(-1.0, 1.0)
+    other = None
+    if floor is not None:
+        check_images("floor", floor, shape)
+        if floor.shape[0] < n:
+            raise ValueError(
+                f"'floor' needs at least {n} rows, as many as 'samples', got {floor.shape[0]}: distances depend on the "
+                f"number of rows; pass {floor.shape[0]} samples, or floor=None"
+            )
+        _check_disjoint(floor[:n], reference)
+        other = features(classifier, floor[:n])
+    with one_thread():  # sums over rows must not be split by the number of cores
+        result = _distribution(features(classifier, samples), features(classifier, reference), other)
+        if labels is not None:
+            agreement = float((logits(classifier, samples).argmax(1) == labels.cpu()).double().mean())
+            about = "share of samples that the classifier takes for what they were asked to be"
+            result["label_agreement"] = _share_metric(agreement, n, accuracy, "higher", about)
+        if train is not None:
+            check_images("train", train, shape)
+            if held_out is None:
+                real = reference if floor is None else torch.cat([reference, floor])
+                held_out = _unseen(real, train)
+            result |= _copying(samples, train, held_out)
+    return result
+
+
+def evaluate_reconstruction(images: Tensor, reconstructions: Tensor) -> dict[str, Metric]:
+    """Score a codec on held-out images: both (n, C, H, W), images in [-1, 1].
+
+    Returns reconstruction_mse and reconstruction_psnr; their floors, what a lossless codec gets, are 0 and None.
+    """
+    errors = squared_errors(images, reconstructions.clamp(-1.0, 1.0))
+    mse = _mean_metric(errors, 0.0, "", "lower", "mean squared error per value, images in [-1, 1]")
+    about = "peak signal-to-noise ratio 10 log10(4 / mse) of the whole set"
+    low, high = (None if end is None else psnr(end) for end in (mse.high, mse.low))  # a larger error, a lower ratio
+    return {
+        "reconstruction_mse": mse,
+        "reconstruction_psnr": Metric(psnr(mse.value), None, low, high, "dB", "higher", mse.n, about),
+    }
