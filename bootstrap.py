@@ -12,6 +12,8 @@ When both still hold, the next start does nothing; when only the second changed,
 which needs no network. The variables of pip (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are respected, and
 
     GENSYS_TORCH    the torch to install in place of the pinned one: a requirement, or the path of a wheel
+
+Where the index gives a CUDA build of several GB and there is no GPU to use it, either of them names the CPU build.
 """
 
 import contextlib
@@ -74,16 +76,16 @@ def no_venv(version: "tuple[int, ...]", debian: bool) -> str:
 
 def no_kernels(compiler: "str | None", header: bool, version: "tuple[int, ...]", debian: bool) -> str:
     """The notice for a machine that cannot compile, or '' for one that can."""
-    missing = [] if compiler else ["a C++ compiler"]
+    missing = [] if compiler else ["C++ compiler"]
     packages = [] if compiler else ["g++"]
     if not header:
         missing.append("Python.h")
         packages.append(f"python{version[0]}.{version[1]}-dev")
     if not missing:
         return ""
-    how = apt_line(*packages) if debian else "install " + " and ".join(missing)
+    how = apt_line(*packages) if debian else "install what is missing"
     return (
-        f"no {' and no '.join(missing)} here: the native kernels are left out and torch does the work\n"
+        f"there is no {' and no '.join(missing)}: the native kernels are left out and torch does the work\n"
         f"  (same results, slower on a CPU). To have them: {how}; then start again."
     )
 
@@ -238,12 +240,12 @@ def install(profile: str, build_only: bool, compiles: bool) -> None:
         constraints = stream.read()
     editable = [*pip, "-v", "--no-build-isolation", "-e", "." + PROFILES[profile]]
     if not build_only:
-        torch = os.environ.get("GENSYS_TORCH", "").strip()
+        pinned = dict(word.split("==") for word in constraints.split() if "==" in word)
+        torch = os.environ.get("GENSYS_TORCH", "").strip() or "torch==" + pinned["torch"]
         step("pip", [*pip, "--upgrade", "pip"], environ)
-        free = ("torch", "triton") if torch else ("triton",)
-        with open(PINS, "w") as stream:
-            stream.writelines(line for line in constraints.splitlines(True) if line.split("==")[0] not in free)
-        step("torch", [*pip, "-c", PINS, torch or "torch"], environ)
+        with open(PINS, "w") as stream:  # a constraint on triton could contradict the torch that was asked for
+            stream.writelines(f"{name}=={pinned[name]}\n" for name in pinned if name not in ("torch", "triton"))
+        step("torch", [*pip, "-c", PINS, torch], environ)
         listing = subprocess.check_output([PYTHON, "-m", "pip", "list", "--format=freeze"], env=environ, cwd=ROOT)
         installed = dict(line.split("==", 1) for line in listing.decode().splitlines() if "==" in line)
         with open(PINS, "w") as stream:
