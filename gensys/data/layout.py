@@ -1,0 +1,251 @@
+"""What a store looks like on disk, and the two ways through it: zarr-python writes, a memory map reads.
+
+    PATH/zarr.json                the group: consolidated metadata, the caller's attributes, and ours in "gensys_store"
+    PATH/mean/zarr.json           one sharded array a name, (rows, *shape)
+    PATH/mean/c.7.0.0.0           its shard 7: raw chunks in C order, then the index of the chunks with its crc32c
+    PATH/digests/zarr.json        an array too, (shards, arrays, 16) uint8: the digest of every shard file, once sealed
+    PATH/digests/commits/000/     one commit marker a shard, a thousand in a directory
+    PATH/digests/attempts/        where writers prepare what they publish
+
+The bookkeeping lives inside an array because readers list the nodes of a group and warn of strangers, while nothing
+lists what lies inside an array. Every shard file is whole, the last one included: rows beyond the end are zeros that no
+reader shows, so all files of an array have one size, and a shorter one is torn.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c  # comes with zarr, which writes the checksums with it
+import numpy as np
+import numpy.typing as npt
+
+from gensys.data.durable import digest
+from gensys.data.errors import StoreError
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.storage import MemoryStore
+
+__all__ = [
+    "ATTEMPTS",
+    "COMMITS",
+    "DIGESTS",
+    "KEY",
+    "ArraySpec",
+    "Config",
+    "differences",
+    "encode",
+    "map_shard",
+    "shard_file",
+]
+
+KEY = "gensys_store"
+VERSION = 1
+DIGESTS = "digests"
+COMMITS = f"{DIGESTS}/commits"
+ATTEMPTS = f"{DIGESTS}/attempts"
+DIGEST_BYTES = 16
+_DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store. shape: of one row. dtype: a NumPy name, "float16", "int64", "uint8", ..."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise StoreError(f"'dtype' must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")
+        if any(n < 1 for n in self.shape):
+            raise StoreError(f"'shape' must hold positive lengths, got {self.shape}")
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+def differences(theirs: object, ours: object, at: str = "") -> Iterator[str]:
+    """Where two JSON documents differ, each as "'a.b' is 1 there and 2 here"."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted(theirs.keys() | ours.keys()):
+            yield from differences(theirs.get(key), ours.get(key), f"{at}.{key}" if at else key)
+    elif theirs != ours:
+        yield f"{at!r} is {json.dumps(theirs)} there and {json.dumps(ours)} here"
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that makes a store what it is; two producers may fill one store only if theirs are equal.
+
+    arrays: by name. rows: in all. shard: rows per file, a multiple of chunk. chunk: rows per chunk.
+    attributes: JSON values that say where the content comes from (encoder, data set, seed, ...).
+    """
+
+    arrays: Mapping[str, ArraySpec]
+    rows: int
+    shard: int
+    chunk: int
+    attributes: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.arrays:
+            raise StoreError("'arrays' must name at least one array, got none")
+        for name in self.arrays:
+            if name == DIGESTS or not name.isidentifier():
+                raise StoreError(f"'arrays' has the name {name!r}: use an identifier other than {DIGESTS!r}")
+        if self.rows < 1 or self.chunk < 1 or self.shard < 1 or self.shard % self.chunk:
+            raise StoreError(
+                "'rows', 'shard' and 'chunk' must be positive and 'shard' a multiple of 'chunk', got "
+                f"{self.rows}, {self.shard} and {self.chunk}"
+            )
+        if KEY in self.attributes:
+            raise StoreError(f"'attributes' may not use the key {KEY!r}, which the store keeps for itself")
+        object.__setattr__(self, "attributes", plain(self.attributes))
+
+    @property
+    def shards(self) -> int:
+        """How many shards hold the rows."""
+        return -(-self.rows // self.shard)
+
+    def document(self) -> dict[str, Any]:
+        """The configuration as JSON values, names sorted, so that equal configurations give equal text."""
+        arrays = {n: {"shape": list(s.shape), "dtype": s.dtype} for n, s in sorted(self.arrays.items())}
+        sizes = {"rows": self.rows, "shard": self.shard, "chunk": self.chunk}
+        return {"version": VERSION, "arrays": arrays, **sizes, "attributes": dict(self.attributes)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of `document()`."""
+        return digest(json.dumps(self.document(), sort_keys=True, allow_nan=False).encode())
+
+    def group_attributes(self, sealed: bool, final: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of the group: the caller's at the top level, where Zarr readers look, and ours under KEY."""
+        ours = self.document()
+        ours["attributes"] = sorted(ours["attributes"])  # their names: the values stand beside
+        return {**self.attributes, **final, KEY: {**ours, "fingerprint": self.fingerprint, "sealed": sealed}}
+
+    @classmethod
+    def from_group(cls, attributes: Mapping[str, Any]) -> Config:
+        """The inverse of `group_attributes`; KeyError, TypeError or StoreError if they are not those of a store."""
+        ours = attributes[KEY]
+        if ours["version"] != VERSION:
+            raise StoreError(f"the store's version is {ours['version']}, this gensys reads version {VERSION}")
+        arrays = {n: ArraySpec(tuple(s["shape"]), s["dtype"]) for n, s in ours["arrays"].items()}
+        caller = {k: attributes[k] for k in ours["attributes"]}
+        config = cls(arrays, ours["rows"], ours["shard"], ours["chunk"], caller)
+        if config.fingerprint != ours["fingerprint"]:
+            raise StoreError("the attributes were edited after the store was created; undo the edit")
+        return config
+
+
+def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes as JSON gives them back (tuples become lists); StoreError if JSON cannot hold them."""
+    try:
+        return json.loads(json.dumps(dict(attributes), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"'attributes' must be JSON values without NaN or infinity: {error}") from error
+
+
+def shard_file(name: str, shard: int, axes: int) -> str:
+    """The path of a shard below the store: the chunk key with "." keeps every array's files in one directory."""
+    return f"{name}/c.{shard}" + ".0" * axes
+
+
+def _create(store: MemoryStore, name: str, rows: int, spec: ArraySpec, shard: int | None, chunk: int) -> zarr.Array:
+    import zarr  # half a second that readers, who never need it, do not pay
+
+    return zarr.create_array(
+        store,
+        name=name,
+        shape=(rows, *spec.shape),
+        shards=None if shard is None else (shard, *spec.shape),
+        chunks=(chunk, *spec.shape),
+        dtype=spec.dtype,
+        compressors=None,
+        filters=None,
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},  # chunks of zeros too, or the file could not be memory-mapped
+    )
+
+
+def documents(config: Config, sealed: bool, final: Mapping[str, Any]) -> dict[str, bytes]:
+    """Every zarr.json of the store by its path below the store, as zarr-python writes them, metadata consolidated."""
+    import zarr
+    from zarr.errors import ZarrUserWarning
+    from zarr.storage import MemoryStore
+
+    files: dict[str, Any] = {}
+    memory = MemoryStore(files)
+    zarr.create_group(memory, zarr_format=3, attributes=config.group_attributes(sealed, final))
+    for name, spec in sorted(config.arrays.items()):
+        _create(memory, name, config.rows, spec, config.shard, config.chunk)
+    shape = (len(config.arrays), DIGEST_BYTES)
+    index = _create(memory, DIGESTS, config.shards, ArraySpec(shape, "uint8"), None, config.shards)
+    index.attrs["arrays"] = sorted(config.arrays)
+    with warnings.catch_warnings():
+        # zarr-python warns that consolidated metadata is an extension, which readers may ignore.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(memory)
+    return {path: buffer.to_bytes() for path, buffer in files.items()}
+
+
+def encode(spec: ArraySpec, shard: int, chunk: int, rows: npt.NDArray[Any]) -> bytes:
+    """The bytes of one shard file from its rows (at most `shard`, *shape), written by zarr-python in memory."""
+    return _only_chunk(spec, shard, chunk, rows)
+
+
+def encode_index(digests: npt.NDArray[np.uint8]) -> bytes:
+    """The bytes of the digests' only chunk, (shards, arrays, 16) uint8."""
+    return _only_chunk(ArraySpec(digests.shape[1:], "uint8"), None, digests.shape[0], digests)
+
+
+def _only_chunk(spec: ArraySpec, shard: int | None, chunk: int, rows: npt.NDArray[Any]) -> bytes:
+    """An array of one chunk (or shard) does for any: what a file holds does not depend on its place in the array."""
+    from zarr.storage import MemoryStore
+
+    whole = np.zeros((shard or chunk, *spec.shape), spec.dtype)
+    whole[: rows.shape[0]] = rows
+    files: dict[str, Any] = {}
+    array = _create(MemoryStore(files), "a", whole.shape[0], spec, shard, chunk)
+    array[...] = whole
+    return files[shard_file("a", 0, len(spec.shape))].to_bytes()
+
+
+def shard_bytes(spec: ArraySpec, shard: int, chunk: int) -> int:
+    """The size of every shard file: the rows, then 16 bytes a chunk and a crc32c of 4."""
+    return shard * spec.row_bytes + shard // chunk * 16 + 4
+
+
+def map_shard(path: Path, spec: ArraySpec, shard: int, chunk: int) -> npt.NDArray[Any]:
+    """Map one shard file into memory, read-only: (shard, *shape).
+
+    Raises FileNotFoundError, or StoreError if the file is not whole or its index does not say that the chunks lie one
+    after the other; nothing is read in another way instead, since that would be a hundred times slower in silence.
+    """
+    size, wanted = path.stat().st_size, shard_bytes(spec, shard, chunk)
+    if size != wanted:
+        raise StoreError(
+            f"the shard file {str(path)!r} has {size} bytes instead of {wanted}: verify and repair the store"
+        )
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    rows, index, crc = np.split(np.asarray(data), [shard * spec.row_bytes, wanted - 4])
+    if google_crc32c.value(index.tobytes()) != int.from_bytes(crc.tobytes(), "little"):
+        raise StoreError(f"the index of the shard file {str(path)!r} is damaged: verify and repair the store")
+    length = chunk * spec.row_bytes
+    places = index.view("<u8").reshape(-1, 2)
+    if (places[:, 1] != length).any() or (places[:, 0] != np.arange(shard // chunk) * length).any():
+        raise StoreError(
+            f"the chunks of the shard file {str(path)!r} do not lie in order: it was not written by gensys"
+        )
+    return rows.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(shard, *spec.shape)
