@@ -12,7 +12,7 @@ FORBIDDEN = {"torchvision": "it is not a dependency", "pickle": "loading one run
 
 # Every row may import the rows above it, and what is on its left in its own row.
 LADDER = [
-    ["errors", "native", "noise", "core"],
+    ["errors", "durable", "native", "noise", "core"],
     ["kernels"],
     ["nn"],
     ["paths", "targets", "times", "couplings"],
@@ -54,8 +54,7 @@ def imports(tree):
             names = [f"gensys.{alias.name}" for alias in node.names] if node.module == "gensys" else [node.module]
             yield from ((name, node.lineno, id(node) in top) for name in names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            if isinstance(node.args[0], ast.Constant):
-                yield node.args[0].value, node.lineno, False
+            yield from ((arg.value, node.lineno, False) for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
 def violations(layer, source):
