@@ -1,0 +1,120 @@
+"""Precision, recall, density and coverage: identities, and the authors' package as the oracle."""
+
+import importlib.util
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gensys.evaluate import prdc as module
+from gensys.evaluate.prdc import neighbour_radii, prdc
+
+FOUR = ("precision", "recall", "density", "coverage")
+
+
+def cloud(n, d, seed=0, shift=0.0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_a_set_against_itself_is_perfect(k):
+    x = cloud(60, 4)
+    got = prdc(x, x, k)
+    # A row is in its own ball and in that of each row that counts it among its k - 1 nearest: k balls on average.
+    assert (got.precision, got.recall, got.coverage) == (1.0, 1.0, 1.0)
+    assert got.density == pytest.approx(1.0, abs=1e-15)
+
+
+def test_sets_far_apart_share_nothing():
+    got = prdc(cloud(50, 4), cloud(70, 4, 1, shift=100.0))
+    assert [getattr(got, name) for name in FOUR] == [0.0] * 4
+
+
+def test_one_mode_of_two_has_precision_but_half_of_the_recall():
+    modes = torch.cat([cloud(200, 3, 1), cloud(200, 3, 2, shift=50.0)])
+    got = prdc(cloud(400, 3, 3), modes)
+    assert got.precision > 0.9
+    assert 0.4 < got.recall <= 0.5
+    assert 0.4 < got.coverage <= 0.5
+
+
+def test_swapping_the_sets_swaps_precision_and_recall():
+    x, y = cloud(80, 3), cloud(90, 3, 1, shift=0.7)
+    assert prdc(x, y).precision == prdc(y, x).recall
+    assert prdc(x, y).recall == prdc(y, x).precision
+
+
+def test_density_expects_one_on_samples_of_the_same_law():
+    values = [prdc(cloud(400, 8, 2 * seed), cloud(400, 8, 2 * seed + 1)).density for seed in range(5)]
+    assert sum(values) / 5 == pytest.approx(1.0, abs=0.05)
+
+
+def test_rotation_shift_and_scale_change_nothing():
+    x, y = cloud(100, 5), cloud(100, 5, 1, shift=0.5)
+    turn = torch.linalg.qr(cloud(5, 5, 9)).Q
+    before, after = prdc(x, y), prdc(3.0 * x @ turn + 7.0, 3.0 * y @ turn + 7.0)
+    assert [getattr(before, name) for name in FOUR] == [getattr(after, name) for name in FOUR]
+
+
+def test_by_hand_on_a_line():
+    real, fake = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [10.0]])
+    assert neighbour_radii(real, 1).tolist() == [1.0, 1.0, 2.0]
+    got = prdc(fake, real, 1)  # balls (-1, 1), (0, 2), (1, 5): 0.5 is in two of them; the fake balls have radius 9.5
+    assert (got.precision, got.recall, got.density, got.coverage) == (0.5, 1.0, 1.0, 2 / 3)
+    assert got.balls.tolist() == [2.0, 0.0]
+
+
+def test_a_point_on_the_sphere_is_outside():
+    real = torch.tensor([[0.0], [1.0], [2.0]])
+    assert prdc(torch.tensor([[-1.0], [3.0]]), real, 1).precision == 0.0
+
+
+@pytest.mark.parametrize("block", [1, 50, 333])
+def test_blocks_change_no_bit(monkeypatch, block):
+    x, y = cloud(70, 4), cloud(50, 4, 1, shift=0.4)
+    whole = prdc(x, y)
+    monkeypatch.setattr(module, "_BLOCK", block)
+    part = prdc(x, y)
+    assert [getattr(part, name) for name in FOUR] == [getattr(whole, name) for name in FOUR]
+    assert torch.equal(part.balls, whole.balls)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("prdc") is None, reason="needs the package prdc: pip install prdc")
+@settings(deadline=None, max_examples=12, derandomize=True)
+@given(
+    n=st.integers(12, 150),
+    m=st.integers(12, 150),
+    d=st.integers(1, 20),
+    k=st.integers(1, 9),
+    shift=st.floats(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_authors_package(n, m, d, k, shift, seed):
+    from prdc import compute_prdc
+
+    fake, real = cloud(n, d, seed, shift), cloud(m, d, seed + 1000)
+    wanted = compute_prdc(real.numpy(), fake.numpy(), k)
+    got = prdc(fake, real, k)
+    for name in FOUR:
+        assert getattr(got, name) == pytest.approx(float(wanted[name]), abs=1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("samples", "reference", "k", "match"),
+    [
+        (torch.zeros(5, 2), torch.zeros(9, 2), 5, "'samples' needs at least 6 rows for balls of 5 neighbours, got 5"),
+        (torch.zeros(9, 2), torch.zeros(0, 2), 5, "'reference' needs at least 6 rows"),
+        (torch.zeros(9, 2), torch.zeros(9, 3), 5, "'reference' must have 2 columns"),
+        (torch.full((9, 2), torch.nan), torch.zeros(9, 2), 5, "'samples' must be finite.* 9 of 9"),
+        (torch.zeros(9, 2), torch.zeros(9, 2), 0, "'k' must be at least 1"),
+    ],
+)
+def test_errors_name_the_argument(samples, reference, k, match):
+    with pytest.raises(ValueError, match=match):
+        prdc(samples, reference, k)
+
+
+def test_radii_ask_for_a_k():
+    with pytest.raises(ValueError, match="'k' must be at least 1"):
+        neighbour_radii(torch.zeros(9, 2), 0)
