@@ -34,9 +34,10 @@ ALLOWED |= {
     "data": BASE,
     "evaluate": BASE | {"nn"},  # its own classifier
     "run": BASE | {"engine", "data"},
-    "report": BASE | TOOLS | {"run", "data", "evaluate"},
-    "recipes": {name for row in LADDER for name in row} | {"run", "data"},
-    "pipelines": BASE | TOOLS | {"run", "engine", "data", "evaluate", "report"},  # recipes only through run
+    "preview": BASE | TOOLS | {"run"},
+    "report": BASE | TOOLS | {"preview"} | {"run", "data", "evaluate"},
+    "recipes": {name for row in LADDER for name in row} | {"run", "engine", "data"},
+    "pipelines": BASE | TOOLS | {"preview", "run", "engine", "data", "evaluate", "report"},  # recipes only through run
     "__init__": set(),
 }
 ALLOWED["cli"] = set(ALLOWED) - {"cli"}  # on top
