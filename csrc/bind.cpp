@@ -1,5 +1,5 @@
-// The module gensys._native: the kernels as torch operators (torch.ops.gensys.*, through torch's stable ABI, so that one
-// build serves later torch versions), and three plain functions to see and choose the instruction set.
+// The module gensys._native: the kernels as torch operators (torch.ops.gensys.*, through torch's stable ABI, so that
+// one build serves later torch versions), and three plain functions to see and choose the instruction set.
 //
 // The Python side (gensys/kernels) checks arguments and explains what is wrong with them; the checks here only keep a
 // direct call of the operators from touching memory that is not theirs.
@@ -25,7 +25,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kBlock = 1024;   // elements of noise drawn at a time: 4 KB, which stay in the first-level cache
-constexpr int64_t kGrain = 16384;  // elements that are worth waking a thread
+constexpr int64_t kGrain = 32768;  // elements that are worth waking a thread; torch's own number
 
 std::atomic<const Kernels*> active{kernels().front()};
 
@@ -69,8 +69,8 @@ struct Draws {
 void combine(const Tensor& out, const std::vector<Tensor>& tensors, const std::vector<double>& coefs, double noise_coef,
              const std::optional<Tensor>& ids, int64_t seed, int64_t step, int64_t stream) {
   const int count = int(tensors.size());
-  STD_TORCH_CHECK(count <= kMaxTerms && coefs.size() == tensors.size(), "'tensors' and 'coefs' must be of one length, at most ",
-                  kMaxTerms);
+  STD_TORCH_CHECK(count <= kMaxTerms && coefs.size() == tensors.size(),
+                  "'tensors' and 'coefs' must be of one length, at most ", kMaxTerms);
   check(out, ScalarType::Float, "out");
   const float* terms[kMaxTerms];
   float c[kMaxTerms + 1];

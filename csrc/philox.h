@@ -86,10 +86,10 @@ GENSYS_FN void polar(float radius, uint32_t word, float& x, float& y) {
   float t = (float(int32_t((word >> 9) & 0x1FFFFF)) + 0.5f) * 0x1p-21f - 0.5f;
   t = t * float(1.57079632679489661923);
   const float z = t * t;
-  const float sin = (((z * float(1.0 / 362880) - float(1.0 / 5040)) * z + float(1.0 / 120)) * z - float(1.0 / 6)) * z * t + t;
-  const float cos =
-      ((((z * float(-1.0 / 3628800) + float(1.0 / 40320)) * z - float(1.0 / 720)) * z + float(1.0 / 24)) * z - 0.5f) * z +
-      1.0f;
+  const float sin3 = ((z * float(1.0 / 362880) - float(1.0 / 5040)) * z + float(1.0 / 120)) * z - float(1.0 / 6);
+  const float cos4 = ((z * float(-1.0 / 3628800) + float(1.0 / 40320)) * z - float(1.0 / 720)) * z + float(1.0 / 24);
+  const float sin = sin3 * z * t + t;
+  const float cos = (cos4 * z - 0.5f) * z + 1.0f;
   const bool odd = word & (1u << 30);
   const float u = odd ? -sin : cos;
   const float v = odd ? cos : sin;
