@@ -210,7 +210,7 @@ def evaluate_samples(
     samples: (n, C, H, W), n >= 6, clamped to [-1, 1] first, as saving them would. labels: (n,) int64, what each was
         asked to be, or None: then there is no `label_agreement`.
     reference: (m, C, H, W) real images in [-1, 1], m >= 6. floor: at least n other real images, of which the first n
-        are scored as if they were samples; None leaves the floors out.
+        are scored as if they were samples (so not sorted by class); None leaves the floors out.
     train: the images that the model was trained on; None leaves memorisation out.
     classifier: trained on real images. accuracy: its accuracy on held-out images, the floor of `label_agreement`.
     held_out: at least 100 real images that are not in `train`; None takes those of `reference` and `floor`.

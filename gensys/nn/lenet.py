@@ -4,7 +4,7 @@ After LeCun, Bottou, Bengio and Haffner, 1998, "Gradient-based learning applied 
 convolutions with subsampling, then a narrow fully connected layer. That layer's 64 numbers are the features in which
 real and generated images are compared. They are put on a sphere: free to grow, a few outliers would carry the
 covariance, and their nearest-neighbour balls would be so large that pure noise has a precision of 1. (On 1,000 digits:
-precision of noise 0.01 instead of 1.00, and real images a third closer to the floor of the Frechet distance.)
+precision of noise 0.01 instead of 1.00; a second set of real images 1.16 instead of 1.45 floors from the reference.)
 """
 
 from __future__ import annotations
