@@ -246,9 +246,7 @@ def install(profile: str, build_only: bool, compiles: bool) -> None:
         with open(PINS, "w") as stream:  # a constraint on triton could contradict the torch that was asked for
             stream.writelines(f"{name}=={pinned[name]}\n" for name in pinned if name not in ("torch", "triton"))
         if sys.platform == "linux" and not os.path.exists("/dev/nvidiactl") and not shutil.which("nvidia-smi"):
-            say(
-                "  (no NVIDIA GPU here: should pip fetch CUDA, several GB, stop it and see GENSYS_TORCH in CONTRIBUTING.md)"
-            )
+            say("  (no NVIDIA GPU here: if pip fetches CUDA, several GB, stop it; CONTRIBUTING.md has GENSYS_TORCH)")
         step("torch", [*pip, "-c", PINS, torch], environ)
         listing = subprocess.check_output([PYTHON, "-m", "pip", "list", "--format=freeze"], env=environ, cwd=ROOT)
         installed = dict(line.split("==", 1) for line in listing.decode().splitlines() if "==" in line)
