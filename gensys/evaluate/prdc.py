@@ -22,7 +22,7 @@ from gensys.evaluate.checks import check_features
 
 __all__ = ["PRDC", "neighbour_radii", "prdc"]
 
-_BLOCK = 1 << 22  # distances held at a time: 32 MiB of float64, whatever the number of images
+_BLOCK = 1 << 20  # distances held at a time: 8 MiB of float64, whatever the number of images
 
 
 @dataclass(frozen=True)
