@@ -23,6 +23,7 @@ LADDER = [
 ]
 BASE = set(LADDER[0])
 TOOLS = {"pictures", "progress"}  # for those who talk to people, not for mathematics
+FACE = {"terminal", "arguments", "catalogue", "doctor"}  # what the command line is made of
 ALLOWED = {
     name: {n for above in LADDER[:i] for n in above} | set(row[:k])
     for i, row in enumerate(LADDER)
@@ -34,8 +35,7 @@ ALLOWED |= {
     "data": BASE,
     "evaluate": BASE | {"nn"},  # its own classifier
     "run": BASE | {"engine", "data"},
-    "terminal": BASE | TOOLS | {"run"},
-    "doctor": BASE | TOOLS | {"kernels", "terminal"},
+    **dict.fromkeys(FACE, BASE | TOOLS | FACE | {"kernels", "run", "data"}),
     "preview": BASE | TOOLS | {"run"},
     "report": BASE | TOOLS | {"preview"} | {"run", "data", "evaluate"},
     "recipes": {name for row in LADDER for name in row} | {"run", "engine", "data"},
