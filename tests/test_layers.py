@@ -37,21 +37,10 @@ ALLOWED |= {
     "run": BASE | {"engine", "data"},
     **dict.fromkeys(FACE, BASE | TOOLS | FACE | {"kernels", "run", "data"}),
     "preview": BASE | TOOLS | {"run"},
-    "report": BASE | TOOLS | {"preview"} | {"run", "data", "evaluate"},
+    "report": BASE | TOOLS | {"preview", "run", "data", "evaluate"},
     "recipes": {name for row in LADDER for name in row} | {"run", "engine", "data"},
-    "pipelines": BASE
-    | TOOLS
-    | {
-        "cli",
-        "doctor",
-        "terminal",
-        "preview",
-        "run",
-        "engine",
-        "data",
-        "evaluate",
-        "report",
-    },  # recipes only through run
+    # recipes only through run; cli only when run as a program
+    "pipelines": BASE | TOOLS | FACE | {"cli", "preview", "report", "run", "engine", "data", "evaluate"},
     "__init__": set(),
     "__main__": {"cli"},
 }
