@@ -33,11 +33,16 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, C, H, W) -> (B, outputs, H / 2^k, W / 2^k), with k + 1 = len(widths) stages of one residual block each."""
+    """(B, C, H, W) -> (B, outputs, H / f, W / f), f = patch 2^(len(widths) - 1): one residual block per width.
 
-    def __init__(self, channels: int, outputs: int, widths: tuple[int, ...]) -> None:
+    patch: pixels are first folded into channels, patch x patch at a time. At full resolution a convolution costs
+    patch^2 times as much as after the fold, and small images do not need it.
+    """
+
+    def __init__(self, channels: int, outputs: int, widths: tuple[int, ...], patch: int = 1) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1), Residual(widths[0], widths[0])]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(patch), nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)]
+        layers += [Residual(widths[0], widths[0])]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), Residual(after, after)]
         layers += [nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], outputs, 3, padding=1)]
@@ -48,14 +53,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The mirror image: (B, inputs, h, w) -> (B, C, 2^k h, 2^k w)."""
+    """The mirror image: (B, inputs, h, w) -> (B, C, f h, f w)."""
 
-    def __init__(self, channels: int, inputs: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, inputs: int, widths: tuple[int, ...], patch: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(inputs, widths[-1], 3, padding=1), Residual(widths[-1], widths[-1])]
         for before, after in pairwise(reversed(widths)):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1), Residual(after, after)]
-        layers += [nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1)]
+        layers += [nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)]
+        layers += [nn.PixelShuffle(patch)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

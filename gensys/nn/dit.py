@@ -7,11 +7,11 @@ B batch, T tokens, D width, H heads.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gensys.core import Cond
+from gensys.nn.attention import attention
 from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions
 
 __all__ = ["DiT"]
@@ -43,8 +43,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H)
-        y = F.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(b, n, d))
+        return self.out(attention(q, k, v).transpose(1, 2).reshape(b, n, d))
 
 
 class DiT(nn.Module):

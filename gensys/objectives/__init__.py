@@ -1,0 +1,1 @@
+"""Objectives: from a batch and its noise to a loss, each a plain function."""

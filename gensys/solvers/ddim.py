@@ -14,7 +14,9 @@ __all__ = ["ddim"]
 
 
 def ddim(predict: Predict, path: Path, x: Any, times: Sequence[float], draw: Draw, eta: float = 0.0) -> Any:
-    """x_s = alpha_s x + sqrt(sigma_s^2 - v) eps + sqrt(v) z, v = eta^2 sigma_s^2 (1 - (alpha_t sigma_s / alpha_s sigma_t)^2).
+    """x_s = alpha_s x + sqrt(sigma_s^2 - v) eps + sqrt(v) z.
+
+    v = eta^2 sigma_s^2 (1 - (alpha_t sigma_s / alpha_s sigma_t)^2) is the variance of the fresh noise z.
 
     eta = 0 is deterministic, exact wherever the prediction is constant along the path; eta = 1 has the variance of the
     ancestral sampler of DDPM.

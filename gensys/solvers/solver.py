@@ -15,6 +15,7 @@ A solver uses only +, -, and products with floats on its tensors. So the same fu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 from gensys.paths import Path
@@ -32,6 +33,8 @@ class Solver(Protocol):
 
 def check_times(times: Sequence[float]) -> None:
     """Refuse a grid that no solver can walk."""
-    if len(times) < 2 or any(s >= t for t, s in zip(times[:-1], times[1:], strict=True)):
+    if len(times) < 2 or any(s >= t for t, s in pairwise(times)):
         shown = ", ".join(f"{t:g}" for t in times[:6])
-        raise ValueError(f"'times' must hold two or more decreasing values, noise first; got [{shown}]; try times[::-1]")
+        raise ValueError(
+            f"'times' must hold two or more decreasing values, noise first; got [{shown}]; try times[::-1]"
+        )

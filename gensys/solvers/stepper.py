@@ -39,7 +39,7 @@ def execute(table: Table, network: Network, x: Tensor, noise: Noise) -> Tensor:
 
     def evaluate(terms: Terms) -> Tensor:
         tensors = [(live[symbol], c) for symbol, c in terms.items() if symbol.kind != "Z"]
-        draws = [(symbol.index, c) for symbol, c in terms.items() if symbol.kind == "Z"]
+        draws = [(symbol.number, c) for symbol, c in terms.items() if symbol.kind == "Z"]
         if len(tensors) == 1 and tensors[0][1] == 1.0 and not draws:
             return tensors[0][0]
         if free:

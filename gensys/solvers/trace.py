@@ -26,7 +26,7 @@ __all__ = ["Call", "Symbol", "Symbolic", "Table", "Terms", "guide", "trace"]
 
 class Symbol(NamedTuple):
     kind: str  # one of "X", "I", "F", "R", "Z"
-    index: int = 0
+    number: int = 0
 
 
 Terms = Mapping[Symbol, float]
@@ -77,7 +77,7 @@ class Table:
 
     def __str__(self) -> str:
         def show(terms: Terms) -> str:
-            return " ".join(f"{c:+.6g} {s.kind}{s.index}" for s, c in terms.items())
+            return " ".join(f"{c:+.6g} {s.kind}{s.number}" for s, c in terms.items())
 
         rows = [f"t = {call.t:<8.5g} I{k} = {show(call.input)}" for k, call in enumerate(self.calls)]
         return "\n".join([*rows, f"{'x_0':>12} = {show(self.output)}"])
@@ -114,10 +114,10 @@ def guide(table: Table, scale: Callable[[float], float]) -> Table:
     def folded(terms: Terms) -> Terms:
         out: dict[Symbol, float] = {}
         for symbol, c in terms.items():
-            if symbol.kind == "F" and weights[symbol.index] != 1.0:
-                w = weights[symbol.index]
+            if symbol.kind == "F" and weights[symbol.number] != 1.0:
+                w = weights[symbol.number]
                 out[symbol] = c * w
-                out[Symbol("R", symbol.index)] = c * (1.0 - w)
+                out[Symbol("R", symbol.number)] = c * (1.0 - w)
             else:
                 out[symbol] = c
         return out

@@ -1,0 +1,47 @@
+"""The log of a run: metrics.jsonl for programs, TensorBoard's event files for people.
+
+metrics.jsonl is the truth: one JSON object a line, in the order of steps. Resuming cuts what was logged after the
+checkpoint, so a killed and resumed run leaves the same lines as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["Log", "read"]
+
+
+def read(folder: Path) -> list[dict[str, float]]:
+    """All lines of a run's metrics.jsonl; a last line that was torn by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]  # a whole line ends with a newline
+    return [json.loads(line) for line in lines if line]
+
+
+class Log:
+    """Appends to metrics.jsonl and to tensorboard/ of a run folder, from `step` on."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes most of a second to import: only where it is used
+
+        kept = [line for line in read(folder) if line["step"] <= step]
+        path = folder / "metrics.jsonl"
+        fresh = path.with_suffix(".new")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(fresh, path)
+        self._lines = open(path, "a", buffering=1)  # noqa: SIM115 - open as long as the run; one write a line
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()

@@ -1,0 +1,65 @@
+"""Autoencoders: encoder x bottleneck x decoder x reconstruction.
+
+Here the bottleneck is a diagonal Gaussian posterior: the variational autoencoder, and the KL-regularised codec of
+latent diffusion, which is the same thing with a very small beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gensys.core import Batch, Cond, Generative, Loss, Posterior
+from gensys.noise import Noise, Stream
+from gensys.objectives.elbo import elbo
+
+__all__ = ["Autoencoder", "Reconstruction", "squared"]
+
+Reconstruction = Callable[[Tensor, Tensor], Tensor]
+"""(decoded, x) -> the terms of -log p(x | z), up to a constant, elementwise (B, *S)."""
+
+
+def squared(decoded: Tensor, x: Tensor) -> Tensor:
+    """(decoded - x)^2: a Gaussian of variance 1/2, without its constant."""
+    return (decoded - x).square()
+
+
+class Autoencoder(Generative):
+    """encoder: (B, *S) -> (B, 2 Z, ...), mean and logvar stacked along dim 1; decoder: (B, *latent) -> (B, *S).
+
+    latent: the shape of one latent. beta: the weight of the KL term, 1 for the bound. logvar_limit: log-variances are
+    kept within +-limit: exp(20) is far below float32's largest number, also after squaring.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent: tuple[int, ...],
+        *,
+        beta: float = 1.0,
+        reconstruction: Reconstruction = squared,
+        logvar_limit: float = 20.0,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.latent = encoder, decoder, latent
+        self.beta, self.reconstruction, self.logvar_limit = beta, reconstruction, logvar_limit
+
+    def encode(self, x: Tensor) -> Posterior:
+        mean, logvar = self.encoder(x).float().chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(-self.logvar_limit, self.logvar_limit))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z).float()
+
+    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
+        posterior = self.encode(batch.x)
+        decoded = self.decode(posterior.sample(noise.normal(self.latent, Stream.POSTERIOR)))
+        return elbo(self.reconstruction(decoded, batch.x), posterior, self.beta)
+
+    @torch.no_grad()
+    def sample(self, cond: Cond, noise: Noise) -> Tensor:
+        """Decode z ~ N(0, I)."""
+        return self.decode(noise.normal(self.latent, Stream.PRIOR))

@@ -1,0 +1,48 @@
+"""Latent models: a frozen codec and any generative model of its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gensys.core import Batch, Codec, Cond, Generative, Loss
+from gensys.noise import Noise
+
+__all__ = ["Latent"]
+
+
+class Latent(Generative):
+    """prior: the model that is trained, on normalised latents. denormalise: normalised latents -> the codec's.
+    open_codec: called once, when something is decoded.
+
+    The codec is no submodule: it is not trained, and its weights stay in its own run, named and hashed by the latent
+    store, so that a checkpoint of the prior does not carry a copy.
+    """
+
+    def __init__(
+        self, prior: Generative, open_codec: Callable[[], Codec], denormalise: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self._open_codec, self._denormalise = open_codec, denormalise
+        self._codec: tuple[Codec, ...] = ()  # in a tuple, where nn.Module does not look for submodules
+
+    @property
+    def codec(self) -> Codec:
+        if not self._codec:
+            self._codec = (self._open_codec(),)
+        return self._codec[0]
+
+    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
+        return self.prior.loss(batch, noise, player)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Normalised latents -> data."""
+        return self.codec.decode(self._denormalise(z))
+
+    @torch.no_grad()
+    def sample(self, cond: Cond, noise: Noise) -> Tensor:
+        return self.decode(self.prior.sample(cond, noise))

@@ -1,0 +1,44 @@
+"""The codec of latent diffusion on small images."""
+
+from __future__ import annotations
+
+from gensys.data.sources import open_source, split
+from gensys.engine.loop import Settings
+from gensys.engine.optim import Optim
+from gensys.engine.precision import Precision
+from gensys.run import Run, budget_of
+from gensys.systems.kl_autoencoder import kl_autoencoder as system
+
+
+def kl_autoencoder(
+    data: str = "mnist",  # mnist, fashion, or a folder of images (class = subfolder)
+    size: int = 32,  # side to which a folder's images are cropped and scaled
+    channels: int = 4,  # of the latents
+    width: int = 32,  # channels at the finest resolution; doubles when it halves
+    levels: int = 2,  # resolutions; the latents are 2 * 2^(levels - 1) times smaller than the image
+    beta: float = 1e-4,  # weight of the KL term
+    batch: int = 64,  # images a step, over all workers
+    budget: str = "150k",  # images (64000, 500k, 2M) or time (90s, 10m, 2h)
+    lr: float = 3e-3,  # peak learning rate
+    precision: Precision = "auto",  # auto, bf16 or fp32
+    seed: int = 0,
+) -> Run:
+    """A convolutional KL autoencoder: images to 4-channel latents, for `gensys encode` and latent models."""
+    source = open_source(data, size)
+    return Run(
+        source=source,
+        rows=split(source)[0],
+        build=lambda: system(
+            (source.shape[0], source.shape[1], source.shape[2]),
+            channels=channels,
+            widths=tuple(width * 2**k for k in range(levels)),
+            beta=beta,
+        ),
+        settings=Settings(
+            batch=batch,
+            budget=budget_of(budget),
+            optim=Optim(lr=lr, warmup=50, decay=1.0),
+            precision=precision,
+            seed=seed,
+        ),
+    )

@@ -1,0 +1,313 @@
+"""A run: a recipe with its knobs, and the folder where everything that comes of it lives.
+
+    runs/NAME/  run.json  env.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  report.html  log.txt
+
+A recipe is a Python function. Its annotated keyword defaults are the knobs, its docstring is its help, its body is the
+configuration, and it returns a frozen `Run`. Only a `Spec` (the recipe's name and the value of every knob) travels to
+workers and onto the disk; whoever receives it calls the recipe again.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.resources
+import inspect
+import json
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from gensys.errors import ConfigError, RunError
+
+if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must not wait for torch
+    from torch import Tensor
+
+    from gensys.core import Codec, Generative
+    from gensys.data.latents import LatentSource
+    from gensys.data.sources import Source
+    from gensys.engine.loop import Budget, Settings
+
+__all__ = ["Knob", "Run", "RunFolder", "Spec", "budget_of", "knobs_of", "nearest", "open_codec", "recipes", "resolve"]
+
+Knob = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recipe returns.
+
+    source: the data. rows: those to train on. build: makes the untrained model. settings: how the loop trains it.
+    retune: the knobs that do not change the weights and may be given anew when sampling, such as the solver's steps.
+    """
+
+    source: Source
+    rows: Tensor
+    build: Callable[[], Generative]
+    settings: Settings
+    retune: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What travels. recipe: a built-in name or /path/to/file.py:function; code: that file's text, for workers."""
+
+    recipe: str
+    knobs: Mapping[str, Knob]
+    code: str = ""
+
+    def load(self) -> Run:
+        """Call the recipe."""
+        return _function(self.recipe, self.code)(**self.knobs)
+
+    def with_knobs(self, knobs: Mapping[str, Knob]) -> Spec:
+        return replace(self, knobs={**self.knobs, **knobs})
+
+
+def nearest(word: str, among: list[str]) -> str:
+    """' Did you mean ...?' if something is close, else ''."""
+    close = difflib.get_close_matches(word, among, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def recipes() -> dict[str, str]:
+    """The built-in recipes and the first line of their help, without importing them."""
+    found = {}
+    for file in importlib.resources.files("gensys.recipes").iterdir():
+        name, _, suffix = file.name.rpartition(".")
+        if suffix == "py" and name != "__init__":
+            tree = ast.parse(file.read_text())
+            function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+            found[name] = (ast.get_docstring(function) or "").split("\n")[0]
+    return dict(sorted(found.items()))
+
+
+def _function(recipe: str, code: str = "") -> Callable[..., Run]:
+    """The recipe's function. A recipe in a file is executed, from `code` if given: it is the user's own program."""
+    if ":" not in recipe:
+        if recipe not in recipes():
+            raise ConfigError(
+                f"there is no recipe {recipe!r}.{nearest(recipe, list(recipes()))} `gensys list` shows all; a recipe of "
+                f"your own is given as ./file.py:function"
+            )
+        return getattr(importlib.import_module(f"gensys.recipes.{recipe}"), recipe)
+    file, _, name = recipe.rpartition(":")
+    text = code or _read_recipe(Path(file))
+    module = types.ModuleType("gensys_user_recipe")
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # dataclasses and annotations look their module up
+    try:
+        exec(compile(text, file, "exec"), module.__dict__)
+    except Exception as error:  # whatever the user's file raises is told as one paragraph, with its cause attached
+        raise ConfigError(
+            f"the recipe file {file!r} failed while it was read: {type(error).__name__}: {error}"
+        ) from error
+    function = getattr(module, name, None)
+    if not inspect.isfunction(function):
+        functions = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
+        raise ConfigError(
+            f"{file!r} has no function {name!r}.{nearest(name, functions)} It has: {', '.join(functions)}"
+        )
+    return function
+
+
+def _read_recipe(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise ConfigError(f"the recipe file {str(file)!r} cannot be read: {error.strerror}") from error
+
+
+def resolve(recipe: str, overrides: Mapping[str, str]) -> Spec:
+    """A recipe's name and knob=value texts -> the Spec with every knob's value.
+
+    Raises: ConfigError for an unknown recipe or knob (with the nearest valid name) or a value of the wrong type.
+    """
+    code = ""
+    if ":" in recipe:
+        file, _, name = recipe.rpartition(":")
+        path = Path(file).resolve()
+        code = _read_recipe(path)
+        recipe = f"{path}:{name}"
+    knobs = knobs_of(recipe, code)
+    values = {name: parameter.default for name, parameter in knobs.items()}
+    for name, text in overrides.items():
+        if name not in knobs:
+            raise ConfigError(
+                f"recipe {recipe!r} has no knob {name!r}.{nearest(name, list(knobs))} Its knobs: {', '.join(knobs)}"
+            )
+        values[name] = parse(name, text, knobs[name].annotation)
+    missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
+    if missing:
+        raise ConfigError(f"recipe {recipe!r} needs a value for {', '.join(missing)}: give {missing[0]}=VALUE")
+    return Spec(recipe, values, code)
+
+
+def knobs_of(recipe: str, code: str = "") -> dict[str, inspect.Parameter]:
+    """The knobs of a recipe: its parameters, with annotations as types."""
+    function = _function(recipe, code)
+    hints = get_type_hints(function)
+    parameters = inspect.signature(function).parameters
+    return {name: p.replace(annotation=hints.get(name, str)) for name, p in parameters.items()}
+
+
+def parse(name: str, text: str, kind: Any) -> Knob:
+    """Text -> the knob's type: bool, int, float, str or a Literal of strings."""
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if get_origin(kind) is Literal:
+            if text not in get_args(kind):
+                choices = [str(c) for c in get_args(kind)]
+                raise ConfigError(
+                    f"knob {name!r} is one of {', '.join(choices)}, got {text!r}.{nearest(text, choices)}"
+                )
+            return text
+        return kind(text)
+    except (KeyError, ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, str(kind))
+        raise ConfigError(f"knob {name!r} is {wanted}, got {text!r}") from error
+
+
+def budget_of(text: str) -> Budget:
+    """ "90s", "10m", "2h": seconds of training. "64000", "500k", "2M": images (rows seen)."""
+    from gensys.engine.loop import Budget
+
+    seconds, images = {"s": 1, "m": 60, "h": 3600}, {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+    number, unit = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
+    try:
+        amount = float(number)
+    except ValueError:
+        amount = 0.0
+    if not amount > 0 or (unit not in seconds and unit not in images):
+        raise ConfigError(f"'budget' is a time (90s, 10m, 2h) or a number of images (64000, 500k, 2M), got {text!r}")
+    if unit in seconds:
+        return Budget(seconds=amount * seconds[unit])
+    return Budget(images=round(amount * images[unit]))
+
+
+def open_codec(source: LatentSource) -> Codec:
+    """The codec that made a latent store: its run's model, if its weights are still the ones that the store names."""
+    from gensys.core import Codec
+
+    made_by = source.store.attributes["codec"]
+    folder = RunFolder(Path(made_by["run"]))
+    digest = folder.weights_digest()
+    if digest != made_by["weights"]:
+        raise RunError(
+            f"the latents in {str(source.store.path)!r} were made by a codec with weights {made_by['weights'][:12]}, but "
+            f"{str(folder.path)!r} now holds {digest[:12]}: encode again, or put the codec's checkpoint back"
+        )
+    model = folder.model()
+    if not isinstance(model, Codec):
+        raise RunError(f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space")
+    return model
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on the disk. run.json holds the Spec: it is written once, before anything else."""
+
+    path: Path
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "run.json").exists()
+
+    def create(self, spec: Spec, facts: Mapping[str, object]) -> None:
+        """Write run.json: the spec, the code's hash for a recipe in a file, and facts such as the data's fingerprint."""
+        code = {"code_sha256": hashlib.sha256(spec.code.encode()).hexdigest()} if spec.code else {}
+        text = json.dumps({"recipe": spec.recipe, "knobs": dict(spec.knobs), **code, **facts}, indent=2) + "\n"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            part = self.path / "run.json.part"
+            part.write_text(text)
+            part.replace(self.path / "run.json")
+        except OSError as error:
+            raise RunError(
+                f"the run folder {str(self.path)!r} cannot be written: {error.strerror}; choose another with --run"
+            ) from error
+
+    def document(self) -> dict[str, Any]:
+        """run.json."""
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{str(self.path)!r} is no run: it has no run.json. `gensys list` shows the runs here"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise RunError(f"{str(self.path / 'run.json')!r} is damaged ({error}): train again with --fresh") from error
+
+    def spec(self) -> Spec:
+        """The Spec as it was trained. A recipe in a file must still be the file it was."""
+        document = self.document()
+        recipe, code = document["recipe"], ""
+        if ":" in recipe:
+            code = _read_recipe(Path(recipe.rpartition(":")[0]))
+            if hashlib.sha256(code.encode()).hexdigest() != document["code_sha256"]:
+                raise RunError(
+                    f"the recipe file {recipe!r} has changed since {str(self.path)!r} was started: put the old text back, "
+                    f"or train anew with --fresh"
+                )
+        return Spec(recipe, document["knobs"], code)
+
+    def differences(self, spec: Spec) -> list[str]:
+        """How a Spec differs from the one on the disk, one line each."""
+        old = self.document()
+        lines = [] if old["recipe"] == spec.recipe else [f"recipe: {old['recipe']} -> {spec.recipe}"]
+        names = dict.fromkeys([*old["knobs"], *spec.knobs])
+        absent = "(none)"
+        lines += [
+            f"{name}: {old['knobs'].get(name, absent)} -> {spec.knobs.get(name, absent)}"
+            for name in names
+            if old["knobs"].get(name, absent) != spec.knobs.get(name, absent)
+        ]
+        code = hashlib.sha256(spec.code.encode()).hexdigest() if spec.code else None
+        if old.get("code_sha256") != code and old["recipe"] == spec.recipe:
+            lines.append("the text of the recipe's file")
+        return lines
+
+    def retuned(self, overrides: Mapping[str, str]) -> Spec:
+        """The Spec for sampling: knobs that the recipe lets be changed after training may be given anew."""
+        spec = self.spec()
+        if not overrides:
+            return spec
+        knobs = knobs_of(spec.recipe, spec.code)
+        allowed = sorted(spec.load().retune)
+        for name in overrides:
+            if name not in allowed:
+                raise ConfigError(
+                    f"knob {name!r} cannot be changed after training.{nearest(name, allowed)} These can: "
+                    f"{', '.join(allowed) or 'none'}"
+                )
+        return spec.with_knobs({name: parse(name, text, knobs[name].annotation) for name, text in overrides.items()})
+
+    def weights(self) -> Path:
+        """The averaged weights of the newest whole checkpoint."""
+        from gensys.engine.checkpoint import newest
+
+        found = newest(self.path / "checkpoints")
+        if found is None:
+            raise RunError(f"{str(self.path)!r} has no whole checkpoint yet: run `gensys train` until it has saved one")
+        return found / "average.safetensors"
+
+    def model(self, spec: Spec | None = None) -> Generative:
+        """The trained model: averaged weights, evaluation mode."""
+        from gensys.engine.checkpoint import load_weights
+
+        model = (spec or self.spec()).load().build()
+        load_weights(model, self.weights())
+        return model.requires_grad_(False).eval()
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the averaged weights' file: what a latent store says it was made with."""
+        with open(self.weights(), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,110 @@
+"""A pool of workers that do the shards of a job: Ray actors, or this process itself.
+
+A job is a small frozen value that a worker loads once (a model, a data source) and then applies to shard numbers. Its
+result must depend on the shard alone, so who does it, and how often, changes nothing: a shard whose worker died is done
+again by another. Every worker computes on one thread, because the number of threads can change the last bit of a sum:
+one core and a cluster give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import ray
+import torch
+from gensys.pipelines.session import Session
+from ray.exceptions import RayActorError, RayTaskError
+
+from gensys.errors import GensysError
+
+__all__ = ["Job", "Pool"]
+
+_ATTEMPTS = 3  # a shard that killed three workers would kill the fourth: tell the user
+
+
+class Job(Protocol):
+    """A frozen value, equal to itself after a journey to another process."""
+
+    def load(self) -> Callable[[int], int]:
+        """Open what is needed; returns a function that does one shard and says how many rows it had."""
+        ...
+
+
+class _Worker:
+    """Runs in an actor (or here): keeps the loaded job between shards."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self._job: Job | None = None
+        self._work: Callable[[int], int] | None = None
+
+    def run(self, job: Job, shard: int) -> int:
+        if job != self._job or self._work is None:
+            self._work = job.load()
+            self._job = job
+        return self._work(shard)
+
+
+class Pool:
+    """workers = 0: in this process. cpus: what each actor reserves of Ray; 0 when stages of one program take turns."""
+
+    def __init__(self, workers: int, session: Session | None = None, cpus: float = 1.0) -> None:
+        self.workers, self.session, self._cpus = workers, session, cpus
+        self._actors: list[Any] = []
+
+    def start(self) -> None:
+        """Create the actors; they come up in the background, importing torch meanwhile."""
+        if self.workers and not self._actors:
+            if self.session is None:
+                self.session = Session(self.workers)
+            self.session.ready()
+            gpus = torch.cuda.device_count() / self.workers if torch.cuda.is_available() else 0
+            actor = ray.remote(num_cpus=self._cpus, num_gpus=min(1, gpus), max_restarts=-1)(_Worker)
+            self._actors = [actor.remote() for _ in range(self.workers)]
+
+    def map(self, job: Job, shards: Sequence[int], done: Callable[[int], None]) -> None:
+        """Do all shards; done(rows) is called as each one ends, in any order.
+
+        Raises: the GensysError of a shard, or one that says which shard no worker survived.
+        """
+        if not self.workers:
+            threads = torch.get_num_threads()
+            worker = _Worker()
+            try:
+                for shard in shards:
+                    done(worker.run(job, shard))
+            finally:
+                torch.set_num_threads(threads)
+            return
+        self.start()
+        waiting = list(reversed(shards))
+        attempts = dict.fromkeys(shards, 0)
+        idle = list(self._actors)
+        running: dict[Any, tuple[Any, int]] = {}
+        while waiting or running:
+            while waiting and idle:
+                actor, shard = idle.pop(), waiting.pop()
+                running[actor.run.remote(job, shard)] = actor, shard
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            actor, shard = running.pop(reference)
+            idle.append(actor)
+            try:
+                done(ray.get(reference))
+            except RayActorError as error:  # the worker died; Ray starts it again
+                attempts[shard] += 1
+                if attempts[shard] >= _ATTEMPTS:
+                    raise GensysError(
+                        f"shard {shard} ended {_ATTEMPTS} workers (killed, or out of memory): what is committed is kept; "
+                        f"use fewer --workers or smaller shards, and run the same command again"
+                    ) from error
+                waiting.append(shard)
+            except RayTaskError as error:
+                if isinstance(error.cause, GensysError):
+                    raise error.cause from None  # what went wrong, without the layers between
+                raise
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []

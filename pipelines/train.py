@@ -1,0 +1,340 @@
+"""Train a run: in this process, or on Ray Train's workers. `python pipelines/train.py RECIPE knob=value` works too.
+
+Ray Train places the workers, wires their process group and starts them again when one dies. What they do is
+
+`engine.train`; checkpoints, data order and log are ours and live in the run folder, so a restart goes on from the newest
+whole checkpoint, whichever way the last process ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from gensys.pipelines.session import Session
+
+from gensys.core import Batch, Generative
+from gensys.data import order
+from gensys.doctor import environment
+from gensys.engine import log
+from gensys.engine.checkpoint import State, newest, read_state
+from gensys.engine.loop import Progress
+from gensys.engine.loop import train as fit
+from gensys.engine.parallel import World
+from gensys.engine.precision import resolve
+from gensys.errors import GensysError, RunError, TrainingError
+from gensys.noise import Noise
+from gensys.preview import draw
+from gensys.progress import Phase, Screen
+from gensys.run import Run, RunFolder, Spec
+
+__all__ = ["Workers", "plan", "train"]
+
+_POLL = 0.25  # seconds between looks at the log of remote workers
+
+
+def plan(spec: Spec, workers: int) -> dict[str, object]:
+    """What a run would do; writes nothing. Time is measured on three steps of this machine."""
+    run = spec.load()
+    settings = run.settings
+    torch.manual_seed(settings.seed)
+    model = run.build()
+    parameters = sum(p.numel() for p in model.parameters())
+    batches = _batches(run, World())
+    first = batches(0)
+    seconds = 0.0
+    for _ in range(3):  # the first is slow: allocation and kernel selection
+        begun = time.perf_counter()
+        loss = model.loss(first, Noise(settings.seed, first.ids), model.players[0])
+        loss.total.backward()
+        seconds = time.perf_counter() - begun
+    images, limit = settings.budget.images, settings.budget.seconds
+    steps = images // settings.batch if images else int((limit or 0.0) / seconds)
+    weights = 4 * sum(t.numel() for t in model.state_dict().values())
+    return {
+        "recipe": spec.recipe,
+        "data": run.source.about,
+        "shape": list(run.source.shape),
+        "rows": len(run.rows),
+        "parameters": parameters,
+        "batch": settings.batch,
+        "steps": steps,
+        "estimated_seconds": limit or round(steps * seconds, 1),
+        "precision": resolve(settings.precision),
+        "workers": workers,
+        # weights, their average and AdamW's two moments, for every checkpoint that is kept and the one being written
+        "disk_bytes": 4 * weights * (settings.keep + 1),
+        "memory_bytes": 5 * weights * max(1, workers) + first.x.numel() * 4 * 64,
+    }
+
+
+def _batches(run: Run, world: World) -> Callable[[int], Batch]:
+    """step -> this worker's part of the global batch: a function of (seed, step) and the worker's place."""
+    settings, n = run.settings, len(run.rows)
+
+    def batch(step: int) -> Batch:
+        rows = world.share(run.rows[order.rows(settings.seed, step, settings.batch, n)])
+        return run.source.batch(rows, Noise(settings.seed, rows, step))
+
+    return batch
+
+
+def _work(
+    folder: RunFolder, spec: Spec, world: World, watch: Callable[[Progress], None] | None, stop: Callable[[], bool]
+) -> State:
+    """What every worker does, in whichever process."""
+    run = spec.load()
+    torch.manual_seed(run.settings.seed)  # the initial weights
+    model = run.build()
+
+    def preview(average: Generative, step: int) -> None:
+        draw(average, run, folder.path / "samples" / f"{step:08d}.png")
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return fit(
+        model,
+        _batches(run, world),
+        run.settings,
+        folder.path,
+        world=world,
+        device=device,
+        preview=preview,
+        watch=watch,
+        stop=stop,
+    )
+
+
+def _prepare(folder: RunFolder, spec: Spec, fresh: bool, screen: Screen) -> Spec:
+    """Create the folder, or check that it may be resumed. Returns the spec with the precision of this machine."""
+    if spec.knobs.get("precision") == "auto":
+        spec = spec.with_knobs({"precision": resolve("auto")})
+    if folder.exists and fresh:
+        _clear(folder)
+    if folder.exists:
+        if differences := folder.differences(spec):
+            raise RunError(
+                f"{str(folder.path)!r} was started with another configuration: {'; '.join(differences)}. Choose another "
+                f"--run, or --fresh to start anew"
+            )
+        at = newest(folder.path / "checkpoints")
+        if at is not None:
+            state = read_state(at)
+            done = "is finished: nothing to do" if state.finished else "resumes"
+            screen.line(f"{folder.path} {done} at step {state.step:,} (configuration unchanged)")
+    else:
+        run = spec.load()
+        source = run.source
+        facts = {"data": {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}}
+        folder.create(spec, {**facts, "train_rows": len(run.rows)})
+        (folder.path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    return spec
+
+
+def _clear(folder: RunFolder) -> None:
+    """Remove what a run wrote, and nothing that it did not."""
+    import shutil
+
+    for name in ("checkpoints", "tensorboard", "samples", "ray"):
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+    for name in (
+        "run.json",
+        "env.json",
+        "metrics.jsonl",
+        "report.html",
+        "evaluation.json",
+        "log.txt",
+        "STOP",
+        "job.json",
+    ):
+        (folder.path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask the loop to save and leave; a second Ctrl-C does not wait."""
+    asked = threading.Event()
+
+    def ask(signum: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+def train(
+    folder: RunFolder,
+    spec: Spec,
+    *,
+    workers: int,
+    fresh: bool,
+    screen: Screen,
+    crew: Workers | None = None,
+) -> State:
+    """Train, or resume, the run in `folder`. workers: 0 = in this process. crew: workers that are waiting already.
+
+    Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved.
+    """
+    spec = _prepare(folder, spec, fresh, screen)
+    settings = spec.load().settings
+    title = f"train {folder.path.name}"
+    with screen.phase(title, 1.0, "images") as phase, _interruptible() as asked:
+        if workers == 0 and crew is None:
+            begun = [-1]
+
+            def watch(progress: Progress) -> None:
+                if begun[0] < 0:
+                    begun[0] = progress.state.images - settings.batch
+                note = f"step {progress.state.step:,}  loss {progress.loss:.4f}"
+                phase.update(progress.fraction, note, progress.state.images - begun[0])
+
+            state = _work(folder, spec, World(), watch, asked)
+        else:
+            own = crew is None
+            crew = crew or Workers(workers, folder)
+            try:
+                state = crew.train(folder, spec, phase, asked)
+            finally:
+                if own:
+                    crew.close()
+        if asked():
+            raise KeyboardInterrupt
+    return state
+
+
+class Workers:
+    """Ray Train workers that start in the background and wait until they are told what to train.
+
+    The order is a file, job.json: {folder, recipe, knobs, code}. Importing torch and wiring the process group take
+    longer than encoding a small data set, so a program that knows it will train starts its crew early.
+    """
+
+    def __init__(self, workers: int, folder: RunFolder, session: Session | None = None) -> None:
+        self.workers = workers
+        self._own = session is None
+        self.session = session or Session(workers)
+        self.folder = folder.path.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("job.json", "STOP"):
+            (self.folder / name).unlink(missing_ok=True)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        self._thread.start()
+
+    def _fit(self) -> None:
+        try:
+            self.session.ready()
+            import ray.train
+            from ray.train.torch import TorchConfig, TorchTrainer
+
+            cores = os.cpu_count() or 1
+            trainer = TorchTrainer(
+                _ray_worker,
+                train_loop_config={"folder": str(self.folder), "threads": max(1, cores // self.workers)},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=self.workers, use_gpu=torch.cuda.is_available(), resources_per_worker=None
+                ),
+                torch_config=TorchConfig(backend="nccl" if torch.cuda.is_available() else "gloo"),
+                run_config=ray.train.RunConfig(
+                    name="train",
+                    storage_path=str(self.folder / "ray"),
+                    failure_config=ray.train.FailureConfig(max_failures=3),  # worker deaths, each costing a restart
+                ),
+            )
+            trainer.fit()
+        except BaseException as error:  # told in the main thread, by `train`
+            self._error = error
+
+    def train(self, folder: RunFolder, spec: Spec, phase: Phase, asked: Callable[[], bool]) -> State:
+        """Give the order and follow the log until the workers are done."""
+        settings = spec.load().settings
+        order_file = {"recipe": spec.recipe, "knobs": dict(spec.knobs), "code": spec.code}
+        part = self.folder / "job.json.part"
+        part.write_text(json.dumps(order_file))
+        part.replace(self.folder / "job.json")
+        first: Mapping[str, float] | None = None
+        told = False
+        while self._thread.is_alive():
+            self._thread.join(_POLL)
+            if asked() and not told:
+                told = True
+                (self.folder / "STOP").touch()
+            lines = log.read(folder.path)
+            if lines:
+                last = lines[-1]
+                first = first or last
+                state = State(int(last["step"]), int(last["images"]), last["seconds"])
+                note = f"step {state.step:,}  loss {last.get('loss', float('nan')):.4f}"
+                phase.update(settings.budget.progress(state), note, state.images - first["images"])
+        if self._error is not None:
+            raise _told(self._error)
+        at = newest(folder.path / "checkpoints")
+        if at is None:
+            raise TrainingError(
+                f"the workers left no checkpoint in {str(folder.path)!r}: see {str(self.folder / 'ray')!r}"
+            )
+        return read_state(at)
+
+    def close(self) -> None:
+        """Send waiting workers home, and Ray too if it was started for them."""
+        if self._thread.is_alive():
+            (self.folder / "STOP").touch()
+            self._thread.join(timeout=30)
+        if self._own:
+            self.session.close()
+        for name in ("job.json", "STOP"):
+            with suppress(FileNotFoundError):
+                (self.folder / name).unlink()
+
+
+def _told(error: BaseException) -> BaseException:
+    """The gensys error inside what Ray Train raised, or one that says what happened."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "cause", failure)
+        cause = getattr(cause, "_base_exc", cause)
+        if isinstance(cause, GensysError):
+            return cause
+    if isinstance(error, GensysError):
+        return error
+    wrapped = TrainingError(f"Ray Train gave up: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _ray_worker(config: dict[str, Any]) -> None:
+    """Runs on every worker: wait for the order, then train."""
+    import ray.train
+
+    torch.set_num_threads(config["threads"])
+    folder = Path(config["folder"])
+    job, leave = folder / "job.json", folder / "STOP"
+    while not job.exists():
+        if leave.exists():
+            return
+        time.sleep(_POLL)
+    told = json.loads(job.read_text())
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size())
+    _work(RunFolder(folder), Spec(told["recipe"], told["knobs"], told["code"]), world, None, leave.exists)
+
+
+if __name__ == "__main__":
+    from gensys.cli import main
+
+    main()
