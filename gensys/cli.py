@@ -25,10 +25,10 @@ __all__ = ["cli", "main"]
 
 FIRST_STEPS = (
     ("gensys doctor", "what this machine has, and what would run on it"),
-    ("gensys demo", "train, encode, sample, evaluate and report, in minutes"),
+    ("gensys demo", "train, encode, sample, evaluate, report, in minutes"),
     ("gensys list", "the recipes, and the runs in ./runs"),
     ("gensys show latent_dit", "a recipe and its knobs"),
-    ("gensys train kl_autoencoder", "train it; the same command goes on after an interruption"),
+    ("gensys train kl_autoencoder", "train it; the same command also resumes it"),
 )
 COMPLETION = (
     'Completion: eval "$(_GENSYS_COMPLETE=bash_source gensys)" in ~/.bashrc (zsh_source, fish_source likewise).'
@@ -44,7 +44,11 @@ class Epilogue(Commands):
         formatter.write(f"\n{COMPLETION}\n")
 
 
-@click.group(cls=Epilogue, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Epilogue,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="gensys", message="%(prog)s %(version)s")
 @debug_option
 @click.pass_context
@@ -107,7 +111,7 @@ def train(
     dry_run: bool,
     quiet: bool,
 ) -> Answer:
-    """Train RECIPE, or go on with it.
+    """Train a recipe, or go on with it.
 
     RECIPE is a name that `gensys list` shows, or ./file.py:function. Its knobs are set as knob=value; `gensys show
     RECIPE` explains them.
@@ -143,7 +147,10 @@ def train(
 @quiet_option
 @answering
 def encode(run: Path, data: str | None, out: Path | None, shard: int, workers: int, quiet: bool) -> Answer:
-    """Encode data with the codec of RUN into a store of latents (RUN/latents.zarr)."""
+    """Encode data into a store of latents.
+
+    RUN is the codec. The store is RUN/latents.zarr unless --out names another.
+    """
     from gensys.pipelines.encode import encode as pipeline
 
     out = out or run / "latents.zarr"
@@ -175,10 +182,11 @@ def sample(
     workers: int,
     quiet: bool,
 ) -> Answer:
-    """Draw samples from RUN into a store (RUN/samples.zarr).
+    """Draw samples into a store.
 
-    The knobs that do not touch the weights, such as steps=40, may be given anew. Sample number i depends on --seed and
-    i only: any range, any number of workers and any shard size give the same images.
+    The store is RUN/samples.zarr unless --out names another. The knobs that do not touch the weights, such as steps=40,
+    may be given anew. Sample number i depends on --seed and i only: any range, any number of workers and any size of
+    shard give the same images.
     """
     from gensys.pipelines.sample import sample as pipeline
 
@@ -213,7 +221,10 @@ def _store_answer(store: Store, following: str) -> Answer:
 @quiet_option
 @answering
 def evaluate(target: Path, workers: int, quiet: bool) -> Answer:
-    """Score a run or a store of samples: metrics with error bars and the protocol they were taken under."""
+    """Score a run or a store of samples.
+
+    Metrics with their 95 % intervals, what real data score, and the protocol they were taken under.
+    """
     from gensys.pipelines.evaluate import evaluate as pipeline
 
     result = pipeline(target, workers=workers, screen=_screen(quiet))
@@ -230,7 +241,7 @@ def evaluate(target: Path, workers: int, quiet: bool) -> Answer:
 @run_argument
 @answering
 def report(run: Path) -> Answer:
-    """Write RUN/report.html from what is in the run's folder."""
+    """Write the report.html of a run from what is in its folder."""
     from gensys.report import write_report
 
     path = write_report(run)
@@ -242,7 +253,7 @@ def report(run: Path) -> Answer:
 @click.option("--repair", is_flag=True, help="Take back what is damaged, so that it is made again.")
 @answering
 def verify(store: Path, repair: bool) -> Answer:
-    """Read every byte of a store and compare it with what was committed."""
+    """Compare every byte of a store with what was committed."""
     from gensys.data.store import Store
 
     opened, where = Store.open(store), quoted(store)
@@ -257,7 +268,8 @@ def verify(store: Path, repair: bool) -> Answer:
     if not repair:
         return Answer(document, f"{found}\nnext: gensys verify {where} --repair, then the command that made it", 1)
     removed = opened.repair(problems)
-    again = f"taken back: {len(removed)} shards. Give the command that made the store again: it makes what is missing"
+    count = f"{len(removed)} shard{'s' if len(removed) != 1 else ''}"
+    again = f"taken back: {count}. Give the command that made the store again: it makes what is missing and seals it"
     return Answer(document | {"taken_back": removed}, f"{found}\n{again}")
 
 
@@ -267,9 +279,9 @@ def verify(store: Path, repair: bool) -> Answer:
 @cli.command("list")
 @answering
 def list_() -> Answer:
-    """The built-in recipes, and the runs in ./runs."""
+    """List the built-in recipes, and the runs in ./runs."""
     known, started = recipes(), runs(RUNS)
-    text = f"recipes\n{columns(list(known.items()))}\n\nruns in {quoted(RUNS.resolve())}\n"
+    text = f"recipes\n{columns(list(known.items()))}\n\nruns in ./{RUNS}\n"
     rows = [["name", "recipe", "step", ""]]
     rows += [[r["name"], r["recipe"], "" if r["step"] is None else f"{r['step']:,}", r["state"]] for r in started]
     return Answer({"recipes": known, "runs": started}, text + (columns(rows) if started else "  none yet"))
@@ -279,7 +291,7 @@ def list_() -> Answer:
 @recipe_argument
 @answering
 def show(recipe: str) -> Answer:
-    """What RECIPE is, and all its knobs."""
+    """Show what a recipe is, and all its knobs."""
     found = describe(recipe)
     rows = [["knob", "default", "type", ""]]
     rows += [[k.name, "(needed)" if k.required else _typed(k.default), k.type, k.help] for k in found.knobs]
@@ -296,7 +308,7 @@ def _typed(value: object) -> str:
 @cli.command()
 @answering
 def doctor() -> Answer:
-    """What this machine has, what would run on it and why, and what to install."""
+    """Show what this machine has, what would run, what to install."""
     from gensys.doctor import consultation
 
     found = consultation()
@@ -312,7 +324,7 @@ def doctor() -> Answer:
 @quiet_option
 @answering
 def demo(run: Path, data: str, budget: float, samples: int, workers: int | None, quiet: bool) -> Answer:
-    """Train, encode, sample, evaluate and report on this machine, in minutes."""
+    """Do all of it on this machine, in minutes."""
     from gensys.doctor import cores
     from gensys.pipelines.demo import demo as pipeline
 

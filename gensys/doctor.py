@@ -14,18 +14,23 @@ import shlex
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+from gensys.run import nearest
 from gensys.terminal import columns, size
 
-__all__ = ["DATA", "Check", "Consultation", "consultation", "cores", "environment", "memory"]
+__all__ = ["DATA", "VARIABLES", "Check", "Consultation", "consultation", "cores", "environment", "memory"]
 
 DATA = ("mnist", "fashion")  # the named data sets, known here without loading torch
+VARIABLES = {
+    "GENSYS_NATIVE": "0 switches the compiled kernels off",
+    "GENSYS_TORCH": "the torch that the set-up installs",
+}
 _GIB = 2**30
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # as x86 and ARM kernels name the instructions
@@ -141,6 +146,11 @@ def environment() -> dict[str, Any]:
 
 def consultation() -> Consultation:
     """Look at everything; takes as long as loading torch does."""
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # not there, or one of its shared libraries is not
+        remedy = "pip install --force-reinstall torch   or   make clean-all demo   in the folder of gensys"
+        return Consultation({}, [Check("torch", "problem", f"cannot be loaded: {error}", remedy)], [])
     from gensys.kernels import dispatch
 
     facts = environment()
@@ -151,6 +161,7 @@ def consultation() -> Consultation:
         *_places(Path.cwd(), Path("/dev/shm"), facts["memory_bytes"]),
         *_compiled(),
         *_packages(facts),
+        *_variables(os.environ),
         *_data(),
     ]
     return Consultation(facts, checks, [row._asdict() for row in dispatch.table()])
@@ -185,6 +196,9 @@ def _torch(facts: dict[str, Any]) -> Iterator[Check]:
         )
     if facts["gpus"]:
         yield Check("gpu", "ok", f"{', '.join(facts['gpus'])}; CUDA {torch.version.cuda}")
+    elif shutil.which("nvidia-smi") and torch.version.cuda is None:
+        remedy = "install the CUDA build of torch; make with GENSYS_TORCH=... chooses it"
+        yield Check("gpu", "note", "there is one, but this torch was built for the CPU only", remedy)
     else:
         yield Check("gpu", "ok", "none that this torch can use: everything runs on the CPU")
 
@@ -290,8 +304,19 @@ def _extras() -> dict[str, list[str]]:
     return found
 
 
+def _variables(environ: Mapping[str, str]) -> Iterator[Check]:
+    """A variable that nobody reads is a typing error, and would be believed to work."""
+    for name in sorted(name for name in environ if name.startswith("GENSYS_")):
+        if name in VARIABLES:
+            yield Check(name, "ok", f"is {environ[name]!r}: {VARIABLES[name]}")
+        else:
+            remedy = f"unset it.{nearest(name, list(VARIABLES))}"
+            yield Check(name, "problem", "is set, and nothing reads it", remedy)
+
+
 def _data() -> Iterator[Check]:
-    from gensys.data.sources import DataError, open_source
+    from gensys.data.sources import open_source
+    from gensys.errors import DataError
 
     for name in DATA:
         try:

@@ -241,7 +241,7 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
 
 def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s, 2 h 03 min."""
-    if seconds < 60:
+    if seconds < 59.95:  # above, it would be rounded to 60.0 s
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

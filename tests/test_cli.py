@@ -1,0 +1,516 @@
+"""The command line: what it understands, what it says, how it ends. The pipelines are stand-ins."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import click
+import gensys.pipelines
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from gensys.arguments import SeedRange
+from gensys.cli import cli
+from gensys.data.store import ArraySpec, Store
+from gensys.engine.checkpoint import State
+from gensys.errors import ConfigError, RunError
+from gensys.terminal import columns, duration, plain, size
+
+RECIPE = '''
+from typing import Literal
+
+def mine(
+    data: str,  # what to train on
+    depth: int = 2,  # blocks
+    wide: bool = True,
+    lr: float = 1e-3,  # learning rate
+    solver: Literal["heun", "euler"] = "heun",
+    seed: int = 0,  # of everything
+):
+    """Nothing real.
+
+    For tests.
+    """
+'''
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current directory, with a recipe of the user's in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stand-ins for the pipelines that note how they were called."""
+    noted = []
+
+    def stand_in(name, answer):
+        def called(*args, **options):
+            noted.append((name, args, options))
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        return called
+
+    def install(module, **functions):
+        fake = ModuleType(f"gensys.pipelines.{module}")
+        for name, answer in functions.items():
+            setattr(fake, name, stand_in(name, answer))
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+        monkeypatch.setattr(gensys.pipelines, module, fake, raising=False)
+
+    noted_and_install = SimpleNamespace(noted=noted, install=install)
+    install("train", train=State(1200, 76800, 125.0, True), plan={"rows": 4500, "estimated_seconds": 65.0})
+    return noted_and_install
+
+
+def ask(*words, code=0):
+    """The result of `gensys WORDS`, which must end with `code`."""
+    result = CliRunner().invoke(cli, words, prog_name="gensys")
+    assert result.exit_code == code, result.output
+    if code in (1, 2, 130):
+        assert "Traceback" not in result.output
+    return result
+
+
+def complaint(*words, code=2):
+    """The one line on stderr with which `gensys WORDS` ends."""
+    result = ask(*words, code=code)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("gensys: ")
+    return line
+
+
+# ----------------------------------------------------------------------------------------------------- as a whole
+
+
+def program(*words, **options):
+    return subprocess.run([sys.executable, "-m", "gensys", *words], capture_output=True, text=True, **options)
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom gensys.cli import cli\ncli(['--help'], prog_name='gensys', standalone_mode=False)\n"
+        "print([m for m in sys.modules if m.partition('.')[0] in "
+        "{'torch', 'ray', 'zarr', 'numpy', 'matplotlib', 'rich', 'PIL', 'jinja2'}])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1] == "[]"
+    seconds = []
+    for _ in range(3):  # the best of three: another process may be using the machine
+        begun = time.perf_counter()
+        assert program("--help").returncode == 0
+        seconds.append(time.perf_counter() - begun)
+    assert min(seconds) < 0.5
+
+
+def test_without_arguments_it_says_what_to_try():
+    output = ask().stdout
+    assert output == ask("--help").stdout
+    assert output.index("gensys doctor") < output.index("gensys demo") < output.index("gensys train kl_autoencoder")
+    assert "_GENSYS_COMPLETE=bash_source" in output
+
+
+def test_commands_are_in_the_order_of_work():
+    listed = ["train", "encode", "sample", "evaluate", "report", "verify", "list", "show", "doctor", "demo"]
+    assert cli.list_commands(click.Context(cli))[: len(listed)] == listed
+    for name in listed:
+        help_line = cli.commands[name].get_short_help_str(limit=1000)
+        assert len(help_line) < 65, "it would be cut in the list"
+        assert "--json" in ask(name, "--help").stdout
+        assert "--debug" in ask(name, "--help").stdout
+
+
+def test_exit_codes_of_the_program(here):
+    assert program("list").returncode == 0
+    assert program("verify", "mine.py").returncode == 1
+    ran = program("lsit")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("gensys: there is no command 'lsit'. Did you mean 'list'? The commands: train,")
+
+
+def test_a_reader_that_goes_away_is_no_failure():
+    command = f"set -o pipefail; {sys.executable} -m gensys show latent_dit | true"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ran.stderr == ""
+
+
+def test_ctrl_c_says_what_is_kept(here):
+    code = (
+        "import sys, time, types, gensys.pipelines\n"
+        "def train(*a, **k):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "gensys.pipelines.train = types.SimpleNamespace(train=train)\n"
+        "sys.argv = ['gensys', 'train', './mine.py:mine', 'data=x']\n"
+        "from gensys.cli import main\nmain()"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said == (
+        "gensys: interrupted. The checkpoints in runs/mine are kept; the same command (without --fresh) goes on from "
+        "the newest.\n"
+    )
+
+
+# ----------------------------------------------------------------------------------------------- what is not understood
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("trian digits", "there is no command 'trian'. Did you mean 'train'?"),
+        ("--quite", "No such option '--quite'."),
+        ("train ./mine.py:mine data=x --worker 3", "No such option '--worker'. Did you mean '--workers'?"),
+        ("train ./mine.py:mine --depth 4", "Knobs are written without dashes: depth=VALUE."),
+        ("train ./mine.py:mine --workers two", "'two' is not a valid integer"),
+        ("train ./mine.py:mine --workers -1", "-1 is not in the range"),
+        ("train", "Missing argument 'RECIPE'. `gensys list` shows the recipes."),
+        ("train latent_dot", "there is no recipe 'latent_dot'. Did you mean 'latent_dit'?"),
+        ("show latent_dot", "there is no recipe 'latent_dot'. Did you mean 'latent_dit'?"),
+        ("train depth=4 latent_dit", "'depth=4' is a knob: the recipe comes first"),
+        ("train ./mine.py", "name the function in it as well, as in ./mine.py:FUNCTION"),
+        ("train ./mine.py:mien data=x", "has no function 'mien'. Did you mean 'mine'?"),
+        ("train ./yours.py:mine", "cannot be read"),
+        ("show ./yours.py:mine", "is not there"),
+        ("train ./mine.py:mine data=x dept=4", "has no knob 'dept'. Did you mean 'depth'?"),
+        (
+            "train ./mine.py:mine data=x depth",
+            "knobs are given as knob=value, without spaces around the =, such",
+        ),
+        ("train ./mine.py:mine data=x depth = 4", "'depth' is not understood"),
+        ("train ./mine.py:mine data=x =4", "'=4' names no knob"),
+        ("train ./mine.py:mine data=x depth=4 depth=5", "knob 'depth' is given twice, as '4' and as '5'"),
+        ("train ./mine.py:mine data=x seed=1 --seed 2", "--seed is the knob 'seed'"),
+        ("train ./mine.py:mine data=x depth=deep", "knob 'depth' is a whole number, got 'deep'"),
+        ("train ./mine.py:mine data=x wide=perhaps", "knob 'wide' is true or false, got 'perhaps'"),
+        ("train ./mine.py:mine data=x lr=fast", "knob 'lr' is a number, got 'fast'"),
+        ("train ./mine.py:mine data=x solver=huen", "is one of heun, euler, got 'huen'. Did you mean 'heun'?"),
+        ("train ./mine.py:mine", "needs a value for data: give data=VALUE"),
+        ("sample nothing", "nothing is at 'nothing'."),
+        ("sample", "Missing argument 'RUN'. `gensys list` shows the runs in ./runs."),
+        ("sample . --seeds 5:", "'5:' is neither a number of samples (250) nor a range of them (0:50000)"),
+        ("sample . --seeds 9:9", "'9:9' holds no sample"),
+        ("sample . --seeds -4", "'-4' holds no sample"),
+    ],
+)
+def test_misuse(here, calls, words, said):
+    assert said in complaint(*words.split())
+    assert not calls.noted
+
+
+def test_misuse_names_the_nearest_run(here):
+    (here / "runs" / "digits").mkdir(parents=True)
+    assert "Did you mean 'runs/digits'?" in complaint("sample", "runs/digit")
+    assert "Did you mean 'runs/digits'?" in complaint("evaluate", "digit")
+
+
+# ------------------------------------------------------------------------------------------------------ what goes wrong
+
+
+def of_ray(name, cause=None):
+    """An exception as Ray raises them; those of tasks have the remote traceback as their text."""
+    kind = type(name, (Exception,), {"__module__": "ray.exceptions", "cause": cause})
+    return kind("ray::worker died\n  File somewhere\n  more of it")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RunError("the run differs: depth 2 -> 4"), 1, "gensys: the run differs: depth 2 -> 4"),
+        (ConfigError("not so"), 2, "gensys: not so"),
+        (OSError(errno.ENOSPC, "no space", "/big/x"), 1, "gensys: the disk is full at '/big/x': free some space"),
+        (PermissionError(errno.EACCES, "no", "/root"), 1, "gensys: permission is denied at '/root': choose a place"),
+        (OSError(errno.EROFS, "ro"), 1, "gensys: the file system is read-only: choose"),
+        (MemoryError(), 1, "gensys: the memory is used up: take a smaller batch"),
+        (
+            KeyError("x"),
+            1,
+            "gensys: this is a bug of gensys: KeyError: 'x'; run again with --debug",
+        ),
+        (of_ray("RayTaskError", RunError("as it was raised")), 1, "gensys: as it was raised"),
+        (of_ray("A", of_ray("B", OSError(errno.ENOSPC, "x"))), 1, "gensys: the disk is full"),
+        (of_ray("ActorDiedError"), 1, "gensys: the workers failed (ActorDiedError: ray::worker died): give the same"),
+        (KeyboardInterrupt(), 130, "gensys: interrupted. The checkpoints in runs/mine are kept; the same command"),
+    ],
+)
+def test_failures(here, calls, error, code, said):
+    calls.install("train", train=error)
+    assert complaint("train", "./mine.py:mine", "data=x", code=code).startswith(said)
+
+
+@pytest.mark.parametrize("words", ["--debug train ./mine.py:mine data=x", "train ./mine.py:mine data=x --debug"])
+def test_debug_shows_the_trace(here, calls, words):
+    calls.install("train", train=KeyError("x"))
+    result = CliRunner().invoke(cli, words.split())
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "KeyError: 'x'" in result.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------- verbs
+
+
+def test_train(here, calls):
+    (here / "pictures").mkdir()
+    line = "train ./mine.py:mine data=pictures depth=7 wide=no --seed 3 --workers 2 --fresh"
+    assert ask(*line.split()).stdout.splitlines()[0] == "runs/mine: trained 1,200 steps, 76,800 rows, 2 min 05 s"
+    ((name, (folder, spec), options),) = calls.noted
+    assert name == "train"
+    assert folder.path == Path("runs/mine")
+    assert spec.recipe == f"{here}/mine.py:mine"
+    assert spec.code == RECIPE
+    assert spec.knobs == {
+        "data": str(here / "pictures"), "depth": 7, "wide": False, "lr": 1e-3, "solver": "heun", "seed": 3,
+    }  # fmt: skip
+    assert (options["workers"], options["fresh"], options["screen"].quiet) == (2, True, False)
+
+
+def test_the_name_of_a_data_set_wins_over_a_folder(here, calls):
+    (here / "mnist").mkdir()
+    ask("train", "./mine.py:mine", "data=mnist")
+    ask("train", "./mine.py:mine", "data=./mnist")
+    assert [spec.knobs["data"] for _, (_, spec), _ in calls.noted] == ["mnist", str(here / "mnist")]
+
+
+def test_train_as_json_and_quiet(here, calls):
+    result = ask("train", "./mine.py:mine", "data=x", "--run", "elsewhere", "-q", "--json")
+    assert json.loads(result.stdout) == {
+        "run": str(here / "elsewhere"), "step": 1200, "images": 76800, "seconds": 125.0, "finished": True,
+    }  # fmt: skip
+    assert calls.noted[0][2]["screen"].quiet
+
+
+def test_json_stays_json_when_a_library_prints(here, calls, monkeypatch):
+    def chatty(*_, **__):
+        print("hello from a library")
+        return State()
+
+    monkeypatch.setattr(sys.modules["gensys.pipelines.train"], "train", chatty)
+    result = ask("train", "./mine.py:mine", "data=x", "--json")
+    assert json.loads(result.stdout)["finished"] is False
+    assert "hello from a library" in result.stderr
+
+
+def test_dry_run_only_plans(here, calls):
+    output = ask("train", "./mine.py:mine", "data=x", "--dry-run").stdout
+    assert output.splitlines() == ["  rows               4,500", "  estimated seconds  1 min 05 s"]
+    assert [name for name, _, _ in calls.noted] == ["plan"]
+    assert sorted(os.listdir(here)) == ["mine.py"]
+
+
+@pytest.fixture
+def store(here):
+    store = Store.create(here / "s.zarr", {"x": ArraySpec(shape=(2,), dtype="float32")}, 10, 4, 2, {})
+    for shard in range(3):
+        store.commit(shard, {"x": np.full((len(store.rows_of(shard)), 2), shard, np.float32)})
+    store.seal({})
+    return store
+
+
+def test_encode(here, calls, store):
+    (here / "runs" / "codec").mkdir(parents=True)
+    (here / "runs" / "codec" / "run.json").write_text("{}")
+    calls.install("encode", encode=store)
+    output = ask("encode", "codec", "--data", "fashion", "--shard", "7").stdout
+    assert output == "s.zarr: 10 rows of x float32[2]\nnext: gensys train latent_dit data=runs/codec/latents.zarr\n"
+    ((_, (folder, out), options),) = calls.noted
+    assert (folder.path, out) == (Path("runs/codec"), Path("runs/codec/latents.zarr"))
+    assert (options["data"], options["shard"], options["workers"]) == ("fashion", 7, 0)
+
+
+def test_sample(here, calls, store):
+    calls.install("sample", sample=store)
+    line = "sample . --seeds 5:25 --seed 9 --label 3 steps=40 --out o.zarr --workers 2 --json"
+    answer = json.loads(ask(*line.split()).stdout)
+    assert answer["arrays"] == {"x": {"dtype": "float32", "shape": [2]}}
+    ((_, (folder, out), options),) = calls.noted
+    assert (folder.path, out) == (Path(), Path("o.zarr"))
+    del options["screen"]
+    assert options == {
+        "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": 1000, "workers": 2,
+    }  # fmt: skip
+
+
+def test_an_interrupted_sample_says_how_to_go_on(here, calls):
+    calls.install("sample", sample=KeyboardInterrupt())
+    said = complaint("sample", ".", code=130)
+    assert said.endswith(
+        "interrupted. The finished shards in samples.zarr are kept; the same command makes the others."
+    )
+
+
+def test_evaluate(here, calls):
+    metric = {
+        "value": 0.12345678, "floor": 0.01, "low": 0.1, "high": 0.15, "unit": "nats", "better": "lower", "n": 2000,
+        "about": "how far",
+    }  # fmt: skip
+    bare = metric | {"floor": None, "low": None, "high": None, "unit": "", "value": "inf"}
+    calls.install(
+        "evaluate", evaluate={"metrics": {"fd": metric, "psnr": bare}, "protocol": {"data": "mnist", "n": 2000}}
+    )
+    assert ask("evaluate", ".").stdout.splitlines() == [
+        "  metric  value        95 % interval  real data  better  rows",
+        "  fd      0.1235 nats  0.1 .. 0.15    0.01       lower   2,000",
+        "  psnr    inf                                    lower   2,000",
+        "",
+        "  fd    how far",
+        "  psnr  how far",
+        "",
+        "  data  mnist",
+        "  n     2,000",
+    ]
+    assert json.loads(ask("evaluate", ".", "--json").stdout)["metrics"]["fd"] == metric
+
+
+def test_report(here, monkeypatch):
+    fake = ModuleType("gensys.report")
+    vars(fake)["write_report"] = lambda folder: folder / "report.html"
+    monkeypatch.setitem(sys.modules, "gensys.report", fake)
+    assert ask("report", ".").stdout == f"{here}/report.html\n"
+
+
+def test_demo(here, calls):
+    calls.install("demo", demo={"run": here, "metrics": {"fd": float("nan")}, "seconds": 61})
+    output = ask("demo", "--budget", "20", "--workers", "0").stdout
+    assert output.splitlines()[1:] == ["  metrics, fd  nan", "  seconds      1 min 01 s"]
+    ((_, (folder,), options),) = calls.noted
+    assert (folder, options["budget"], options["workers"], options["data"]) == (Path("runs/demo"), 20.0, 0, "mnist")
+    assert json.loads(ask("demo", "--json").stdout)["metrics"] == {"fd": "nan"}
+    assert calls.noted[1][2]["workers"] >= 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- looks
+
+
+def test_verify_and_repair(here, store):
+    assert ask("verify", "s.zarr").stdout == "s.zarr: 10 rows in 3 shards, all well (sealed)\n"
+    file = next(f for f in (here / "s.zarr" / "x").rglob("*") if f.is_file() and f.suffix != ".json")
+    file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+    found = ask("verify", "s.zarr", code=1).stdout
+    assert found.startswith("s.zarr: 1 problem\n  shard ")
+    assert "its content is not what was committed" in found
+    assert len(json.loads(ask("verify", "s.zarr", "--json", code=1).stdout)["problems"]) == 1
+    assert "taken back: 1 shard." in ask("verify", "s.zarr", "--repair").stdout
+    assert len(store.missing()) == 1
+    assert "not committed" in ask("verify", "s.zarr", code=1).stdout
+
+
+def test_verify_of_something_else(here):
+    assert "is not a store" in complaint("verify", ".", code=1)
+
+
+def test_list(here):
+    assert "none yet" in ask("list").stdout
+
+    def run(name, state=None, recipe="digits"):
+        folder = here / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"recipe": recipe, "knobs": {}}))
+        if state:
+            checkpoint = folder / "checkpoints" / f"{state['step']:08d}"
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "state.json").write_text(json.dumps(state))
+            (checkpoint / "COMMITTED").write_text("{}")
+
+    run("a", {"step": 1200, "finished": True})
+    run("b", {"step": 50, "finished": False}, recipe="/home/me/mine.py:mine")
+    run("c")
+    (here / "runs" / "d").mkdir()
+    (here / "runs" / "d" / "run.json").write_text("{")
+    lines = ask("list").stdout.splitlines()
+    assert lines[lines.index("runs in ./runs") + 1 :] == [
+        "  name  recipe        step",
+        "  a     digits        1,200  finished",
+        "  b     mine.py:mine  50     unfinished",
+        "  c     digits               started",
+        "  d                          damaged: run.json or state.json cannot be read",
+    ]
+    answer = json.loads(ask("list", "--json").stdout)
+    assert {"kl_autoencoder", "latent_dit"} <= set(answer["recipes"])
+    assert [r["finished"] for r in answer["runs"]] == [True, False, False, False]
+
+
+def test_show(here):
+    assert ask("show", "./mine.py:mine").stdout.splitlines() == [
+        "Nothing real.",
+        "",
+        "For tests.",
+        "",
+        "  knob    default   type",
+        "  data    (needed)  text          what to train on",
+        "  depth   2         int           blocks",
+        "  wide    true      true | false",
+        "  lr      0.001     float         learning rate",
+        "  solver  heun      heun | euler",
+        "  seed    0         int           of everything",
+        "",
+        "source: mine.py",
+        "train:  gensys train ./mine.py:mine data=...",
+    ]
+    depth = json.loads(ask("show", "./mine.py:mine", "--json").stdout)["knobs"][1]
+    assert depth == {"name": "depth", "type": "int", "default": 2, "required": False, "help": "blocks"}
+
+
+@pytest.mark.parametrize("recipe", ["kl_autoencoder", "latent_dit"])
+def test_built_in_recipes_can_be_shown(recipe):
+    knobs = json.loads(ask("show", recipe, "--json").stdout)["knobs"]
+    assert all(k["help"] for k in knobs if k["name"] not in ("seed", "solver"))
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("train lat", "latent_dit"),
+        ("train latent_dit guidan", "guidance="),
+        ("tra", "train"),
+        ("train x --wor", "--workers"),
+    ],
+)
+def test_completion(line, wanted):
+    environ = os.environ | {"_GENSYS_COMPLETE": "bash_complete", "COMP_WORDS": f"gensys {line}"}
+    environ["COMP_CWORD"] = str(len(line.split()))
+    assert wanted in program(env=environ).stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ the parts
+
+
+@pytest.mark.parametrize(("text", "ids"), [("0:50000", range(50000)), ("250", range(250)), ("7:9", range(7, 9))])
+def test_seeds(text, ids):
+    assert SeedRange().convert(text, None, None) == ids
+
+
+def test_figures():
+    assert [duration(s) for s in (3.14159, 59.98, 65, 3600 * 2.05)] == [
+        "3.1 s",
+        "1 min 00 s",
+        "1 min 05 s",
+        "2 h 03 min",
+    ]
+    assert [size(n) for n in (512, 4.2 * 2**20, 3 * 2**40)] == ["512 B", "4.2 MiB", "3.0 TiB"]
+    assert plain({"a": float("inf"), 1: (Path("x"), None, True)}) == {"a": "inf", "1": ["x", None, True]}
+
+
+def test_columns_fold_on_a_terminal_only(monkeypatch):
+    rows = [["a", "word " * 20], [click.style("long", fg="red"), "b"]]
+    assert len(columns(rows).splitlines()) == 2
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setenv("COLUMNS", "60")
+    folded = columns(rows).splitlines()
+    assert len(folded) == 3
+    assert folded[1].startswith(" " * 8 + "word")
+    assert max(map(len, folded[:2])) <= 60
