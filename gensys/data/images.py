@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from gensys.core import Batch
-from gensys.data.errors import DataError
 from gensys.data.sources import check_rows, scaled
+from gensys.errors import DataError
 from gensys.noise import Noise
 
 __all__ = ["ImageFolder"]
@@ -124,10 +124,10 @@ class ImageFolder:
     def batch(self, rows: Tensor, noise: Noise) -> Batch:
         """See `Source`; the noise is not used."""
         check_rows(rows, len(self))
-        x = torch.empty(rows.shape[0], *self.shape, dtype=torch.uint8)
+        x = np.empty((rows.shape[0], *self.shape), np.uint8)
         for slot, row in enumerate(rows.tolist()):
-            x[slot] = torch.from_numpy(self._image(row))
-        return Batch(scaled(x), {"label": self._labels[rows]} if self.classes else {}, rows)
+            x[slot] = self._image(row)
+        return Batch(scaled(torch.from_numpy(x)), {"label": self._labels[rows]} if self.classes else {}, rows)
 
     def origin(self, rows: Tensor) -> Tensor:
         """The rows themselves."""

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from gensys.core import Batch, Posterior
-from gensys.data.errors import DataError, StoreError
 from gensys.data.sources import Source, check_rows
 from gensys.data.store import ArraySpec, Store
+from gensys.errors import DataError, StoreError
 from gensys.noise import Noise, Stream
 
 __all__ = ["LatentSource", "Normalisation", "create_latents", "seal_latents", "statistics"]
@@ -65,8 +65,9 @@ def create_latents(
     """Create the store that encoding all rows of `source` fills, or open it if it was begun with the same arguments.
 
     shape: of one latent, (C, ...). codec: JSON values that identify the encoder, such as {"run": ..., "weights": its
-    sha256}. dtype: "float16" or "float32". shard, chunk: rows in each. A shard is committed with the arrays "mean" and
-    "logvar" (rows, *shape), "label" (-1 = none) and "row" (the number in `source`), (rows,) int64.
+    sha256}. dtype: "float16" or "float32". shard, chunk: rows in each (a shard is no larger than the data).
+    A shard is committed with the arrays "mean" and "logvar" (rows, *shape), "label" (-1 = none) and "row" (the number
+    in `source`), (rows,) int64.
     Raises StoreError, for example if the store was begun with another codec or other data.
     """
     if dtype not in _DTYPES:
@@ -75,6 +76,7 @@ def create_latents(
     arrays |= {name: ArraySpec((), "int64") for name in ("label", "row")}
     made_from = {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}
     made_from |= {"rows": len(source), "first_test": source.first_test}
+    shard = min(shard, -(-len(source) // chunk) * chunk)  # a file is whole: no larger than the data need
     attributes = {"classes": list(source.classes), "codec": dict(codec), "source": made_from}
     return Store.create(path, arrays, len(source), shard, chunk, attributes)
 

@@ -25,8 +25,8 @@ import google_crc32c  # comes with zarr, which writes the checksums with it
 import numpy as np
 import numpy.typing as npt
 
-from gensys.data.durable import digest
-from gensys.data.errors import StoreError
+from gensys.durable import digest
+from gensys.errors import StoreError
 
 if TYPE_CHECKING:
     import zarr
@@ -227,8 +227,18 @@ def shard_bytes(spec: ArraySpec, shard: int, chunk: int) -> int:
     return shard * spec.row_bytes + shard // chunk * 16 + 4
 
 
+def row_dtype(spec: ArraySpec) -> np.dtype[np.void]:
+    """A whole row as one item."""
+    return np.dtype((np.void, spec.row_bytes))
+
+
+def stored_dtype(spec: ArraySpec) -> np.dtype[Any]:
+    """The elements as they lie in a file, little-endian (the machine's own dtype on every common one)."""
+    return np.dtype(spec.dtype).newbyteorder("<")
+
+
 def map_shard(path: Path, spec: ArraySpec, shard: int, chunk: int) -> npt.NDArray[Any]:
-    """Map one shard file into memory, read-only: (shard, *shape).
+    """Map one shard file into memory, read-only: (shard,) of `row_dtype`.
 
     Raises FileNotFoundError, or StoreError if the file is not whole or its index does not say that the chunks lie one
     after the other; nothing is read in another way instead, since that would be a hundred times slower in silence.
@@ -248,4 +258,4 @@ def map_shard(path: Path, spec: ArraySpec, shard: int, chunk: int) -> npt.NDArra
         raise StoreError(
             f"the chunks of the shard file {str(path)!r} do not lie in order: it was not written by gensys"
         )
-    return rows.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(shard, *spec.shape)
+    return rows.view(row_dtype(spec))

