@@ -66,19 +66,25 @@ knobs_argument = click.argument("knobs", nargs=-1, metavar="[KNOB=VALUE]...", sh
 run_argument = click.argument("run", type=Place(), metavar="RUN")
 out_option = click.option("--out", type=click.Path(path_type=Path), help="The store to write.")
 shard_option = click.option(
-    "--shard", type=click.IntRange(1), default=1000, show_default=True, help="Rows a shard, the unit of work."
+    "--shard",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1024,
+    show_default=True,
+    help="Rows a shard, the unit of work; n x 64.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
 
 def workers_option(default: int | None = 0) -> Any:
-    """--workers; None = as many as there are cores."""
+    """--workers; None = as many as there are cores, and at least one."""
     return click.option(
         "--workers",
-        type=click.IntRange(0),
+        type=click.IntRange(1 if default is None else 0),
+        metavar="N",
         default=default,
         show_default="the cores" if default is None else True,
-        help="Ray workers; 0 = in this process, without Ray.",
+        help="Ray workers." if default is None else "Ray workers; 0 = in this process, without Ray.",
     )
 
 
@@ -95,8 +101,8 @@ def _screen(quiet: bool) -> Screen:
 @recipe_argument
 @knobs_argument
 @workers_option()
-@click.option("--seed", type=int, help="The knob 'seed'.")
-@click.option("--run", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/RECIPE]")
+@click.option("--seed", type=int, metavar="N", help="The knob 'seed'.")
+@click.option("--run", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.  [default: runs/RECIPE]")
 @click.option("--fresh", is_flag=True, help="Start anew, even if the run is there.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
 @quiet_option
@@ -134,7 +140,7 @@ def train(
     return Answer(
         {"run": folder.path.resolve(), **asdict(state)},
         f"{where}: {done} {state.step:,} steps, {state.images:,} rows, {duration(state.seconds)}\n"
-        f"next: gensys evaluate {where}   or   gensys report {where}",
+        f"next: gensys sample {where}   (or, for a codec: gensys encode {where})",
     )
 
 
@@ -164,8 +170,10 @@ def encode(run: Path, data: str | None, out: Path | None, shard: int, workers: i
 @run_argument
 @knobs_argument
 @click.option("--seeds", "ids", type=SeedRange(), default="64", show_default=True, help="Which samples to draw.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the whole draw: another one, other samples.")
-@click.option("--label", type=click.IntRange(0), help="Of which class.  [default: all in turn]")
+@click.option(
+    "--seed", type=int, metavar="N", default=0, show_default=True, help="Of the whole draw: another one, other samples."
+)
+@click.option("--label", type=click.IntRange(0), metavar="N", help="Of which class.  [default: all in turn]")
 @out_option
 @shard_option
 @workers_option()
@@ -208,7 +216,7 @@ def sample(
 
 def _store_answer(store: Store, following: str) -> Answer:
     arrays = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in store.config.arrays.items()}
-    each = ", ".join(f"{name} {a['dtype']}{a['shape']}" for name, a in arrays.items())
+    each = ", ".join(f"{name} {a['dtype']}{a['shape'] or ''}" for name, a in arrays.items())
     return Answer(
         {"store": store.path.resolve(), "rows": len(store), "shards": store.config.shards, "arrays": arrays},
         f"{quoted(store.path)}: {len(store):,} rows of {each}\nnext: {following}",
@@ -228,13 +236,18 @@ def evaluate(target: Path, workers: int, quiet: bool) -> Answer:
     from gensys.pipelines.evaluate import evaluate as pipeline
 
     result = pipeline(target, workers=workers, screen=_screen(quiet))
+    return Answer(result, f"{_scores(result['metrics'])}\n\n{_facts(result['protocol'])}")
+
+
+def _scores(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The numbers, then what each one is."""
     rows = [["metric", "value", "95 % interval", "real data", "better", "rows"]]
-    for name, metric in result["metrics"].items():
+    for name, metric in metrics.items():
         interval = "" if metric["low"] is None else f"{_number(metric['low'])} .. {_number(metric['high'])}"
         value = f"{_number(metric['value'])} {metric['unit']}".rstrip()
         rows.append([name, value, interval, _number(metric["floor"]), metric["better"], f"{metric['n']:,}"])
-    about = columns([[name, metric["about"]] for name, metric in result["metrics"].items()])
-    return Answer(result, f"{columns(rows)}\n\n{about}\n\n{_facts(result['protocol'])}")
+    about = columns([[name, metric["about"]] for name, metric in metrics.items()])
+    return f"{columns(rows)}\n\n{about}"
 
 
 @cli.command()
@@ -316,15 +329,29 @@ def doctor() -> Answer:
 
 
 @cli.command()
-@click.option("--run", type=click.Path(path_type=Path), default=RUNS / "demo", show_default=True, help="The folder.")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    default=RUNS / "demo",
+    show_default=True,
+    help="The folder.",
+)
 @click.option("--data", default="mnist", show_default=True, help="mnist, fashion or a folder of images.")
-@click.option("--budget", type=click.FloatRange(1), default=300.0, show_default=True, help="Seconds of training.")
-@click.option("--samples", type=click.IntRange(1), default=2000, show_default=True, help="How many to draw.")
+@click.option(
+    "--budget", type=click.FloatRange(1), metavar="SECONDS", default=300.0, show_default=True, help="For all of it."
+)
+@click.option(
+    "--samples", type=click.IntRange(1), metavar="N", default=2000, show_default=True, help="How many to draw."
+)
 @workers_option(None)
 @quiet_option
 @answering
 def demo(run: Path, data: str, budget: float, samples: int, workers: int | None, quiet: bool) -> Answer:
-    """Do all of it on this machine, in minutes."""
+    """Do all of it on this machine, in minutes.
+
+    Trains a codec and a flow on its latents, samples, evaluates and writes a report; what is finished is not done again.
+    """
     from gensys.doctor import cores
     from gensys.pipelines.demo import demo as pipeline
 
@@ -332,7 +359,9 @@ def demo(run: Path, data: str, budget: float, samples: int, workers: int | None,
     workers = cores() if workers is None else workers
     data = absolute(data)
     result = pipeline(run, data=data, budget=budget, workers=workers, samples=samples, screen=_screen(quiet))
-    return Answer(result, _facts(result))
+    stages = columns([[s["stage"], duration(s["seconds"]), s["detail"]] for s in result["stages"]])
+    rest = _facts({name: value for name, value in result.items() if name not in ("stages", "metrics")})
+    return Answer(result, f"{_scores(result['metrics'])}\n\n{stages}\n\n{rest}")
 
 
 def _facts(facts: Mapping[str, object]) -> str:

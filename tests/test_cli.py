@@ -341,7 +341,7 @@ def test_sample(here, calls, store):
     assert (folder.path, out) == (Path(), Path("o.zarr"))
     del options["screen"]
     assert options == {
-        "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": 1000, "workers": 2,
+        "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": 1024, "workers": 2,
     }  # fmt: skip
 
 
@@ -384,12 +384,18 @@ def test_report(here, monkeypatch):
 
 
 def test_demo(here, calls):
-    calls.install("demo", demo={"run": here, "metrics": {"fd": float("nan")}, "seconds": 61})
-    output = ask("demo", "--budget", "20", "--workers", "0").stdout
-    assert output.splitlines()[1:] == ["  metrics, fd  nan", "  seconds      1 min 01 s"]
+    stages = [{"stage": "encode", "seconds": 2.5, "detail": "two workers"}]
+    calls.install("demo", demo={"seconds": 61, "metrics": {}, "report": here / "report.html", "stages": stages})
+    output = ask("demo", "--budget", "20", "--workers", "3").stdout
+    assert output.splitlines()[-4:] == [
+        "  encode  2.5 s  two workers",
+        "",
+        "  seconds  1 min 01 s",
+        f"  report   {here}/report.html",
+    ]
     ((_, (folder,), options),) = calls.noted
-    assert (folder, options["budget"], options["workers"], options["data"]) == (Path("runs/demo"), 20.0, 0, "mnist")
-    assert json.loads(ask("demo", "--json").stdout)["metrics"] == {"fd": "nan"}
+    assert (folder, options["budget"], options["workers"], options["data"]) == (Path("runs/demo"), 20.0, 3, "mnist")
+    assert json.loads(ask("demo", "--json").stdout)["report"] == f"{here}/report.html"
     assert calls.noted[1][2]["workers"] >= 1
 
 
