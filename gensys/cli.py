@@ -350,7 +350,7 @@ def doctor() -> Answer:
 def demo(run: Path, data: str, budget: float, samples: int, workers: int | None, quiet: bool) -> Answer:
     """Do all of it on this machine, in minutes.
 
-    Trains a codec and a flow on its latents, samples, evaluates and writes a report; what is finished is not done again.
+    Trains a codec and a flow on its latents, samples, evaluates and writes a report. What is finished is not redone.
     """
     from gensys.doctor import cores
     from gensys.pipelines.demo import demo as pipeline
