@@ -77,7 +77,9 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
         try:
             with stages.stage("train codec", "KL autoencoder, in this process while Ray starts"):
                 spec = resolve("kl_autoencoder", {"data": data, "budget": f"{codec_seconds:.0f}s"})
-                train(codec, spec, workers=0, fresh=False, screen=screen)
+                # one thread: the other cores are busy starting Ray, and a second thread that has to wait for one of
+                # them at the end of every loop makes this process slower, not faster
+                train(codec, spec, workers=0, fresh=False, screen=screen, threads=1)
             with stages.stage("encode", f"{len(source):,} images, {workers} Ray actors"):
                 shard = max(64, len(source) // (4 * workers) // 64 * 64)  # a few shards for every worker
                 encode(codec, latents, data=None, shard=shard, workers=workers, screen=screen, pool=pool)

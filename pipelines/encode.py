@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def encode(
         tuple(shape),
         {"run": str(folder.path.resolve()), "weights": folder.weights_digest(), "data": data or ""},
         shard=shard,
-        chunk=min(_BLOCK, shard),
+        chunk=math.gcd(_BLOCK, shard),  # a shard is a whole number of chunks
     )
     missing = store.missing()
     if len(missing) < store.config.shards:

@@ -8,6 +8,7 @@ one core and a cluster give the same bytes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -51,17 +52,24 @@ class Pool:
 
     def __init__(self, workers: int, session: Session | None = None, cpus: float = 1.0) -> None:
         self.workers, self.session, self._cpus = workers, session, cpus
+        self._own = workers > 0 and session is None
         self._actors: list[Any] = []
+        self._starting = threading.Thread(target=self._start, name="pool", daemon=True)
+        self._error: GensysError | None = None
+        if workers:
+            self._starting.start()
 
-    def start(self) -> None:
-        """Create the actors; they come up in the background, importing torch meanwhile."""
-        if self.workers and not self._actors:
-            if self.session is None:
-                self.session = Session(self.workers)
+    def _start(self) -> None:
+        """Create the actors as soon as Ray is there; they import torch while this process does something else."""
+        try:
+            self.session = self.session or Session(self.workers)
             self.session.ready()
-            gpus = torch.cuda.device_count() / self.workers if torch.cuda.is_available() else 0
-            actor = ray.remote(num_cpus=self._cpus, num_gpus=min(1, gpus), max_restarts=-1)(_Worker)
-            self._actors = [actor.remote() for _ in range(self.workers)]
+        except GensysError as error:  # raised again where the pool is first used
+            self._error = error
+            return
+        gpus = torch.cuda.device_count() / self.workers if torch.cuda.is_available() else 0
+        actor = ray.remote(num_cpus=self._cpus, num_gpus=min(1, gpus), max_restarts=-1)(_Worker)
+        self._actors = [actor.remote() for _ in range(self.workers)]
 
     def map(self, job: Job, shards: Sequence[int], done: Callable[[int], None]) -> None:
         """Do all shards; done(rows) is called as each one ends, in any order.
@@ -77,7 +85,9 @@ class Pool:
             finally:
                 torch.set_num_threads(threads)
             return
-        self.start()
+        self._starting.join()
+        if self._error is not None:
+            raise self._error
         waiting = list(reversed(shards))
         attempts = dict.fromkeys(shards, 0)
         idle = list(self._actors)
@@ -105,6 +115,12 @@ class Pool:
                 raise
 
     def close(self) -> None:
+        """End the actors, and Ray if it was started for them."""
+        if not self.workers:
+            return
+        self._starting.join()
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
+        if self._own and self.session is not None:
+            self.session.close()

@@ -7,6 +7,7 @@ differently in another place. So the bits of sample 4711 do not depend on what e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def sample(
         {"x": ArraySpec(shape, "uint8"), "label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")},
         rows=len(ids),
         shard=shard,
-        chunk=min(BLOCK, shard),
+        chunk=math.gcd(BLOCK, shard),  # a shard is a whole number of chunks
         attributes={
             "kind": "samples",
             "run": str(folder.path.resolve()),

@@ -186,8 +186,11 @@ def train(
     fresh: bool,
     screen: Screen,
     crew: Workers | None = None,
+    threads: int | None = None,
 ) -> State:
-    """Train, or resume, the run in `folder`. workers: 0 = in this process. crew: workers that are waiting already.
+    """Train, or resume, the run in `folder`.
+
+    workers: 0 = in this process, on `threads` threads (None = torch's default). crew: workers that are waiting already.
 
     Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved.
     """
@@ -204,7 +207,12 @@ def train(
                 note = f"step {progress.state.step:,}  loss {progress.loss:.4f}"
                 phase.update(progress.fraction, note, progress.state.images - begun[0])
 
-            state = _work(folder, spec, World(), watch, asked)
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads or before)
+            try:
+                state = _work(folder, spec, World(), watch, asked)
+            finally:
+                torch.set_num_threads(before)
         else:
             own = crew is None
             crew = crew or Workers(workers, folder)

@@ -1,0 +1,217 @@
+"""Solvers against the exact flow of a Gaussian, where the prediction, the ODE and its solution are known.
+
+Data N(m, s^2) on a path alpha, sigma: x_t is N(alpha m, v) with v = alpha^2 s^2 + sigma^2, and
+
+    E[x | x_t]   = m + alpha s^2 / v (x_t - alpha m)
+    E[eps | x_t] = sigma / v (x_t - alpha m)
+
+The probability flow moves x_t with its quantile: (x_t - alpha m) / sqrt(v) is constant.
+"""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from gensys import targets
+from gensys.noise import Noise, Stream
+from gensys.paths import Cosine, Linear
+from gensys.solvers import ddim, euler, heun
+from gensys.solvers.stepper import execute
+from gensys.solvers.trace import Symbol, guide, trace
+from gensys.targets import Prediction, recover
+from gensys.times import on, shifted, uniform
+
+PATHS = [Linear(), Cosine()]
+MEAN, STD = 0.7, 0.4
+
+
+def exact(path, x, t):
+    c = path(t)
+    v = (c.alpha * STD) ** 2 + c.sigma**2
+    z = x - c.alpha * MEAN
+    return Prediction(MEAN + c.alpha * STD**2 / v * z, c.sigma / v * z)
+
+
+def flow(path, x, t, s):
+    """Where the probability flow takes x from t to s."""
+    a, b = path(t), path(s)
+    spread = math.sqrt(((b.alpha * STD) ** 2 + b.sigma**2) / ((a.alpha * STD) ** 2 + a.sigma**2))
+    return b.alpha * MEAN + spread * (x - a.alpha * MEAN)
+
+
+def no_noise(k):
+    raise AssertionError("a deterministic solver asked for noise")
+
+
+def error(solver, path, n, end=0.0):
+    x = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    times = [end + (1 - end) * f for f in uniform(n)]
+    got = solver(lambda y, t: exact(path, y, t), path, x, times, no_noise)
+    return float((got - flow(path, x, times[0], times[-1])).abs().max())
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2)], ids=lambda s: getattr(s, "__name__", s))
+def test_order_of_convergence(path, solver, order):
+    # To t = 0.1: the last step to 0 is Euler's by design.
+    errors = [error(solver, path, n, end=0.1) for n in (40, 80, 160)]
+    slopes = [math.log2(errors[k] / errors[k + 1]) for k in range(2)]
+    assert slopes == pytest.approx([order] * 2, abs=0.12)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_ddim_is_first_order_and_euler_on_the_linear_path(path):
+    errors = [error(ddim, path, n) for n in (80, 160)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.12)
+    if isinstance(path, Linear):
+        assert error(euler, path, 10) == pytest.approx(error(ddim, path, 10), abs=1e-14)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_ddim_is_exact_where_the_prediction_is_constant(path, n):
+    """One datum x*: E[x | x_t] = x*, and x_t = alpha x* + sigma eps for the same eps at all t."""
+    star, eps = torch.randn(2, 100, dtype=torch.float64)
+
+    def predict(x, t):
+        c = path(t)
+        return Prediction(star, (x - c.alpha * star) / c.sigma)
+
+    seen = []
+    ddim(lambda x, t: seen.append((x, t)) or predict(x, t), path, eps.clone(), uniform(n), no_noise)
+    for x, t in seen:
+        c = path(t)
+        torch.testing.assert_close(x, c.alpha * star + c.sigma * eps, rtol=0, atol=1e-10)
+    torch.testing.assert_close(ddim(predict, path, eps, uniform(n), no_noise), star, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+def test_stochastic_ddim_keeps_the_marginals(path):
+    """eta = 1 from the exact marginal at t = 1: mean and variance at the end are those of the data."""
+    n, rows = 200, 20_000
+    noise = Noise(3, torch.arange(rows))
+    x = noise.normal((1,), Stream.INITIAL).double()
+    times = [0.02 + 0.97 * f for f in uniform(n)]
+    c = path(times[0])
+    x = c.alpha * MEAN + math.sqrt((c.alpha * STD) ** 2 + c.sigma**2) * x
+
+    def draw(k):
+        return noise.at(k).normal((1,), Stream.SOLVER).double()
+
+    out = partial(ddim, eta=1.0)(lambda y, t: exact(path, y, t), path, x, times, draw)
+    end = path(times[-1])
+    assert float(out.mean()) == pytest.approx(end.alpha * MEAN, abs=0.02)
+    assert float(out.std()) == pytest.approx(math.sqrt((end.alpha * STD) ** 2 + end.sigma**2), rel=0.03)
+
+
+SOLVERS = {
+    "ddim": ddim,
+    "ddim eta 0.5": partial(ddim, eta=0.5),
+    "ddim eta 1": partial(ddim, eta=1.0),
+    "euler": euler,
+    "heun": heun,
+}
+PAIRS = [
+    (Linear(), targets.velocity, 1.0),
+    (Linear(), targets.noise, 0.99),
+    (Cosine(), targets.v, 1.0),
+    (Cosine(), targets.data, 1.0),
+]
+
+
+def network(x, t):
+    """Some nonlinear function."""
+    return torch.tanh(x) * (1 + t) + 0.1 * torch.sin(3 * x)
+
+
+def eager(solver, path, target, times, x, noise, net=network):
+    def draw(k):
+        return noise.at(k).normal(tuple(x.shape[1:]), Stream.SOLVER).to(x.dtype)
+
+    return solver(lambda y, t: recover(path(t), target, y, net(y, t)), path, x, times, draw)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize(("path", "target", "start"), PAIRS, ids=["velocity", "noise", "v", "data"])
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_the_traced_table_equals_the_eager_solver(name, path, target, start, n):
+    solver, times = SOLVERS[name], [start * f for f in uniform(n)]
+    if target is targets.noise and name in ("euler", "heun") and n == 1:
+        times = [start, 0.1]
+    noise = Noise(1, torch.arange(5))
+    x = noise.normal((3, 4), Stream.INITIAL).double()
+    table = trace(solver, path, target, times)
+    got = execute(table, lambda y, t, guided: (network(y, t), None), x, noise)
+    want = eager(solver, path, target, times, x, noise)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    assert max(len(call.input) for call in table.calls) <= 4, "a step reads a handful of tensors"
+
+
+def test_the_stepper_leaves_the_initial_state_alone_and_reuses_its_buffers(monkeypatch):
+    from gensys.solvers import stepper
+
+    outs = []
+    real = stepper.combine
+    monkeypatch.setattr(stepper, "combine", lambda out, *a: outs.append(out.data_ptr()) or real(out, *a))
+    x = torch.randn(2, 8)
+    kept = x.clone()
+    table = trace(heun, Linear(), targets.velocity, uniform(30))
+    execute(table, lambda y, t, guided: (network(y, t), None), x, Noise(0, torch.arange(2)))
+    assert torch.equal(x, kept)
+    assert len(table.calls) == 59
+    assert len(set(outs)) <= 3
+
+
+@pytest.mark.parametrize("name", ["ddim eta 0.5", "heun"])
+def test_guidance_in_the_table_equals_guidance_of_the_output(name):
+    path, target, times = Linear(), targets.velocity, uniform(6)
+    noise = Noise(1, torch.arange(5))
+    x = noise.normal((3, 4), Stream.INITIAL).double()
+
+    def weak(y, t):
+        return 0.5 * torch.cos(y) * t
+
+    def scale(t):
+        return 2.5 if 0.2 <= t <= 0.8 else 1.0
+
+    def guided_network(y, t):
+        return weak(y, t) + scale(t) * (network(y, t) - weak(y, t))
+
+    seen = []
+
+    def both(y, t, guided):
+        seen.append((t, guided))
+        return network(y, t), (weak(y, t) if guided else None)
+
+    table = guide(trace(SOLVERS[name], path, target, times), scale)
+    got = execute(table, both, x, noise)
+    want = eager(SOLVERS[name], path, target, times, x, noise, guided_network)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    assert all(guided == (scale(t) != 1.0) for t, guided in seen), "no reference call where it has no weight"
+
+
+def test_a_table_can_be_read():
+    table = trace(euler, Linear(), targets.velocity, uniform(2))
+    assert table.calls[0].input == {Symbol("X"): 1.0}
+    assert table.output == pytest.approx({Symbol("I", 1): 1.0, Symbol("F", 1): -0.5})
+    assert "x_0 = +1 I1 -0.5 F1" in str(table)
+
+
+def test_bad_grids_are_refused():
+    for times in ([1.0], [0.0, 0.5, 1.0], [1.0, 1.0, 0.0]):
+        with pytest.raises(ValueError, match="'times' must hold two or more decreasing values"):
+            euler(lambda x, t: exact(Linear(), x, t), Linear(), torch.zeros(1), times, no_noise)
+    with pytest.raises(ValueError, match="'n' must be at least 1"):
+        uniform(0)
+    with pytest.raises(ValueError, match="'shift' must be positive"):
+        shifted(uniform(3), 0.0)
+
+
+def test_a_shifted_grid_keeps_its_ends_and_moves_towards_the_noise():
+    times = shifted(uniform(10), 3.0)
+    assert times[0] == 1.0
+    assert times[-1] == 0.0
+    assert all(a > b for a, b in zip(times[1:-1], uniform(10)[1:-1], strict=True))
+    assert on(Linear(), times) == times
