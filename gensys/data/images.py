@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +26,19 @@ __all__ = ["ImageFolder"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
+# Pillow reports damage as OSError by its rules, but its readers of headers and metadata raise what they stumble over.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _KEPT_BYTES = 1 << 29  # decoded images are kept in memory if all of them fit into this
 
 
@@ -157,7 +172,7 @@ def _walk(root: Path, below: str, seen: set[str]) -> Iterator[str]:
 def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
-    except (OSError, Image.DecompressionBombError) as error:  # UnidentifiedImageError is an OSError
+    except _DAMAGE as error:
         raise DataError(f"the image {str(path)!r} cannot be read ({error}): repair or remove it") from error
 
 
@@ -171,8 +186,7 @@ def _decode(path: Path, size: int, channels: int) -> npt.NDArray[np.uint8]:
     with _open(path) as image:
         try:
             upright = ImageOps.exif_transpose(image)
-        # Pillow reports damage as OSError, but its PNG reader also as SyntaxError and others as the rest.
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except _DAMAGE as error:
             raise DataError(f"the image {str(path)!r} is damaged ({error}): repair or remove it") from error
         if upright.mode in ("I", "F"):
             raise DataError(f"the image {str(path)!r} has 32-bit pixels of unknown range: save it with 8 or 16 bits")

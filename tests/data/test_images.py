@@ -147,6 +147,16 @@ def originals(tmp_path_factory):
     return folder
 
 
+def test_metadata_that_make_pillow_stumble(tmp_path):
+    """A header chunk of the wrong length is a ValueError in Pillow, not the OSError of its documentation."""
+    noisy(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[11] = 5
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.png"):
+        open_source(tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore::UserWarning")
 @given(suffix=st.sampled_from(["png", "jpg", "webp"]), at=st.floats(0, 1), value=st.integers(0, 255), cut=st.booleans())
 def test_any_damage_is_a_data_error_or_an_image(originals, suffix, at, value, cut):
