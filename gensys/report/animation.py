@@ -1,0 +1,111 @@
+"""The animation of sampling: what the model believes the data to be, at every step from noise to the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+    from torch import Tensor
+
+    from gensys.core import Generative
+
+__all__ = ["columns_for", "draw_trajectory"]
+
+_FRAMES = 20
+_SIDE, _GAP, _MARGIN = 96, 4, 22  # pixels: of a picture, between two, and for a line of text
+_GREY = (118, 118, 118, 255)  # readable on white and on black: the ground is transparent
+_FAINT = (118, 118, 118, 80)
+
+
+def columns_for(classes: int) -> int:
+    """How many pictures make a row: every class as often as fits into about ten, and ten where that says nothing."""
+    return classes * max(1, 10 // classes) if 0 < classes <= 12 else 10
+
+
+def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: Path) -> None:
+    """Write an animated PNG: a sample of each class, as the prediction of x at about 20 steps and then the sample.
+
+    model: a `Diffusion`, or a `Latent` over one: whose prior has `trajectory`, and whose predictions are decoded.
+    classes: their names, () for an unlabelled model. seed: with that of a sample store, its first rows are drawn.
+
+    Raises: TypeError for a model without a trajectory, ValueError for data that are no pictures.
+    """
+    import torch
+
+    from gensys.noise import Noise
+    from gensys.pictures import save_animation, to_uint8
+    from gensys.preview import labels_for
+
+    prior: Any = getattr(model, "prior", model)
+    if not hasattr(prior, "trajectory"):
+        raise TypeError(
+            f"'model' must have a trajectory (a Diffusion, or a Latent over one), got {type(prior).__name__}"
+        )
+    first = next(iter(model.parameters()), None)
+    ids = torch.arange(columns_for(len(classes)), device=None if first is None else first.device)
+    cond, noise = labels_for(ids, len(classes)), Noise(seed, ids)
+    with torch.no_grad():
+        # A solver may look at one time twice (Heun's corrector): the later look, which starts the next step, stands.
+        seen = {t: prediction[0] for t, _, prediction in prior.trajectory(cond, noise)}
+        steps = [(k, t, _decoded(model, prior, x)) for k, (t, x) in _spread(list(seen.items()))]
+        images = model.sample(cond, noise)
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"only pictures (1 or 3, height, width) can be animated, got rows {tuple(images.shape[1:])}")
+    names = [classes[k % len(classes)] if classes else "" for k in range(len(ids))]
+    count = len(seen)
+    frames = [
+        _frame(to_uint8(x).cpu(), names, k / count, f"step {k + 1} of {count} · t = {t:.2f}") for k, t, x in steps
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_animation([*frames, _frame(to_uint8(images).cpu(), names, 1.0, "the samples")], part)
+    part.replace(path)
+
+
+def _decoded(model: Generative, prior: object, x: Tensor) -> Tensor:
+    decode = getattr(model, "decode", None)
+    return x if model is prior or decode is None else decode(x)
+
+
+def _spread(items: list[tuple[float, Tensor]]) -> list[tuple[int, tuple[float, Tensor]]]:
+    """At most `_FRAMES` items with their places, evenly spread, the first and the last among them."""
+    last = len(items) - 1
+    places = sorted({round(k * last / (_FRAMES - 1)) for k in range(_FRAMES)})
+    return [(k, items[k]) for k in places]
+
+
+def _frame(images: Tensor, names: Sequence[str], done: float, text: str) -> Image.Image:
+    """A row of pictures under their names, above a line that says how far sampling is."""
+    from PIL import Image, ImageDraw
+
+    side = max(1, round(_SIDE / images.shape[-1])) * images.shape[-1]  # whole pixels: enlarged, not resampled
+    high = side * images.shape[-2] // images.shape[-1]
+    top = _MARGIN if any(names) else 0
+    width = len(images) * (side + _GAP) - _GAP
+    sheet = Image.new("RGBA", (width, top + high + 8 + _MARGIN), (255, 255, 255, 0))
+    draw = ImageDraw.Draw(sheet)
+    for k, (image, name) in enumerate(zip(images, names, strict=True)):
+        array = image[0].numpy() if image.shape[0] == 1 else image.permute(1, 2, 0).contiguous().numpy()
+        left = k * (side + _GAP)
+        sheet.paste(Image.fromarray(array).resize((side, high), Image.Resampling.NEAREST), (left, top))
+        if name:
+            _centred(draw, name, left + side / 2, 2, side)
+    bottom = top + high + 8
+    draw.rectangle((0, bottom, width - 1, bottom + 1), fill=_FAINT)
+    draw.rectangle((0, bottom, max(1, round(done * (width - 1))), bottom + 1), fill=_GREY)
+    _centred(draw, text, width / 2, bottom + 5, width)
+    return sheet
+
+
+def _centred(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, room: float) -> None:
+    """Text that ends in an ellipsis where it does not fit."""
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(14)
+    shown = " ".join(text.split())
+    while len(shown) > 1 and draw.textlength(shown, font=font) > room:
+        shown = shown.rstrip("…")[:-1] + "…"
+    draw.text((x, y), shown, fill=_GREY, font=font, anchor="ma")

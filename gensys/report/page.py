@@ -1,0 +1,301 @@
+"""Write the report of a run: gather what the folder holds, and fill the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gensys.report.animation import columns_for
+from gensys.report.figures import Picture, curve, frames, interval, picture, sheet
+from gensys.report.reading import Contents, Gap, Samples, Training, number, read
+from gensys.report.recipe import Places, commands, timed_budget
+from gensys.report.scores import compact, duration, facts, figures, scores
+from gensys.run import recipes
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["write_report"]
+
+_STRIP = 6  # pictures of the progress
+_NO_CURVE = {"step", "images", "seconds"}
+
+
+def write_report(folder: Path) -> Path:
+    """Write folder/report.html, one file that needs nothing else, and return its path.
+
+    Reads, each if it is there: run.json (needed), env.json, metrics.jsonl, samples/*.png, samples.zarr, trajectory.png,
+    reconstructions.png, evaluation.json, stages.json, and the codec's run in folder/codec or where the latents name it.
+    The same files give the same page, but for the date at its foot. Raises RunError if `folder` is no run.
+    """
+    text = _page(read(folder))
+    part = folder / "report.html.part"
+    part.write_text(text, encoding="utf-8")
+    return part.replace(folder / "report.html")
+
+
+def _page(found: Contents) -> str:
+    import jinja2
+
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("gensys", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html.j2")
+    places, run = Places(found), found.run
+    reconstructions = _reconstructions(found)  # pictures first: a damaged one is a gap, told at the end
+    strip, animation = _strip(found), _animation(found)
+    codec = found.codec
+    seconds, stages = _stages(found)
+    metrics = {} if found.evaluation is None else found.evaluation["metrics"]
+    rows = scores(metrics)
+    environment = [fact for name, value in found.environment.items() for fact in facts({name: value})]
+    return template.render(
+        name=run.path.resolve().name,
+        recipe=Path(places(run.document.get("recipe", "unknown recipe"))).name,
+        sentence=recipes().get(str(run.document.get("recipe")), ""),
+        data=_data(found, places),
+        state=_state(run),
+        figures=figures(metrics, seconds, bool(stages)),
+        grid=None if found.samples is None else _grid(found.samples),
+        animation=animation,
+        reconstructions=reconstructions,
+        strip=strip,
+        is_codec=run.is_codec,
+        trainings=[_curves(t, title) for t, title in ((codec, "Codec"), (run, "Model")) if t is not None and t.log],
+        scores=[(row, None if row.plot is None else _markup(interval(*row.plot))) for row in rows],
+        protocol=[] if found.evaluation is None else list(facts(_shown(found.evaluation.get("protocol"), places))),
+        scoring=None if found.evaluation is None else number(found.evaluation.get("seconds")),
+        stages=stages,
+        total=None if seconds is None else duration(seconds),
+        environment=environment,
+        knobs=[(title, _knobs(t, places)) for t, title in ((codec, "Codec"), (run, "Model")) if t is not None],
+        commands=commands(found, places),
+        timed=[(t, compact(t.images)) for t in (codec, run) if t is not None and timed_budget(t) and t.images],
+        gaps=[Gap(g.what, places(g.why), g.remedy) for g in found.gaps],
+        version=_version(),
+        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _markup(svg: str) -> Markup:
+    """SVG of figures.py, which escapes what it is given."""
+    from markupsafe import Markup
+
+    return Markup(svg)
+
+
+def _version() -> str:
+    try:
+        return version("gensys")
+    except PackageNotFoundError:  # the source tree, not installed
+        return "of an unknown version"
+
+
+def _shown(value: Any, places: Places) -> Any:
+    """JSON with the folders in its texts renamed."""
+    if isinstance(value, dict):
+        return {name: _shown(v, places) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_shown(v, places) for v in value]
+    return places(value) if isinstance(value, str) else value
+
+
+def _data(found: Contents, places: Places) -> str:
+    """What it was trained on, in the words of the source; a model of latents is told by its codec's images."""
+    document = (found.codec or found.run).document
+    data = document.get("data")
+    about = str(data.get("about", "")) if isinstance(data, dict) else ""
+    rows = number(found.run.document.get("train_rows"))
+    trained = "" if rows is None else f"Trained on {rows:,.0f} of "
+    return f"{trained}{places(about)}" if about else ""
+
+
+def _state(run: Training) -> str:
+    """A sentence, where the training is not at its end."""
+    if not run.state:
+        return "No checkpoint has been saved yet."
+    step = compact(run.state.get("step"))
+    return "" if run.state.get("finished", True) else f"Training is not finished: this is its state at step {step}."
+
+
+def _knobs(training: Training, places: Places) -> list[tuple[str, str]]:
+    knobs = training.document.get("knobs")
+    return [
+        (str(k), places(v if isinstance(v, str) else compact(v, 6)))
+        for k, v in (knobs.items() if isinstance(knobs, dict) else ())
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The grid of samples. heads: a class for every column, if the columns have one."""
+
+    picture: Picture
+    columns: int
+    heads: list[str]
+    caption: str
+
+
+def _grid(samples: Samples) -> _Sheet:
+    columns = columns_for(len(samples.classes))
+    count = len(samples.x) // columns * columns or len(samples.x)  # whole rows, if there is one
+    columns = min(columns, count)
+    labels = samples.labels[:count]
+    names = [samples.classes[k] if 0 <= k < len(samples.classes) else "" for k in labels]
+    cycling = all(name == names[k % columns] for k, name in enumerate(names)) and len(set(names)) > 1
+    if cycling:
+        how = "Each column was asked for the class above it."
+    elif len(set(names)) == 1 and names[0]:
+        how = f"All were asked for the class {names[0]}."
+    elif any(names):
+        how = f"Asked for, row by row: {', '.join(names)}."
+    else:
+        how = "Drawn without labels."
+    which = f"The first {count} of {samples.total:,} samples" if samples.total > count else f"All {count} samples"
+    caption = f"{which}, not selected. {how}"
+    return _Sheet(sheet(samples.x[:count], columns), columns, names[:columns] if cycling else [], caption)
+
+
+@dataclass(frozen=True)
+class _Animation:
+    """still: the last frame, for those who prefer no motion. frames: some of the stills."""
+
+    moving: Picture
+    still: Picture
+    frames: list[Picture]
+
+
+def _damaged(found: Contents, what: str, path: Path, remedy: str) -> None:
+    found.gaps.append(Gap(what, f"{path.name} is no whole PNG file", remedy))
+
+
+def _animation(found: Contents) -> _Animation | None:
+    path = found.trajectory
+    if path is None:
+        return None
+    moving, stills = picture(path), frames(path)
+    if moving is None or not stills:
+        _damaged(found, "the animation of sampling", path, f"gensys demo --run runs/{path.resolve().parent.name}")
+        return None
+    chosen = _spread(list(range(len(stills))), 8)
+    return _Animation(moving, stills[-1], [stills[k] for k in chosen] if len(stills) > 1 else [])
+
+
+def _reconstructions(found: Contents) -> tuple[Picture, str] | None:
+    """Originals above their reconstructions, and what they are."""
+    if found.reconstructions is not None:
+        shown = picture(found.reconstructions)
+        if shown is not None:
+            return shown, "Images that training never saw, above what the codec makes of them."
+        _damaged(found, "held-out reconstructions", found.reconstructions, "gensys demo")
+    codec = found.run if found.run.is_codec else found.codec
+    if codec is None or not codec.previews:
+        return None
+    step = max(codec.previews)
+    shown = picture(codec.previews[step])
+    return (
+        None
+        if shown is None
+        else (shown, f"Images of the training set, above what the codec made of them at step {step:,}.")
+    )
+
+
+def _strip(found: Contents) -> list[tuple[str, Picture]]:
+    """(step, picture) of some previews: the first, the last, and what lies evenly between."""
+    previews = found.run.previews
+    shown = [(f"{step:,}", picture(previews[step])) for step in _spread(sorted(previews), _STRIP)]
+    return [(step, image) for step, image in shown if image is not None]
+
+
+def _spread(items: list[int], count: int) -> list[int]:
+    last = len(items) - 1
+    return [items[k] for k in sorted({round(k * last / (count - 1)) for k in range(count)})] if items else []
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+
+
+@dataclass(frozen=True)
+class _Curve:
+    name: str
+    svg: Markup
+    note: str
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """The curves of one training: the loss large, everything else small."""
+
+    title: str
+    recipe: str
+    large: list[_Curve]
+    small: list[_Curve]
+
+
+def _curves(training: Training, title: str) -> _Curves:
+    names = [n for n in dict.fromkeys(name for line in training.log for name in line) if n not in _NO_CURVE]
+    losses = [n for n in names if n == "loss"] or names[:1]
+    made = {name: _curve(training, name, large=name in losses) for name in names}
+    return _Curves(
+        title,
+        Path(str(training.document.get("recipe", ""))).name,
+        [c for n, c in made.items() if c is not None and n in losses],
+        [c for n, c in made.items() if c is not None and n not in losses][:6],
+    )
+
+
+def _curve(training: Training, name: str, *, large: bool) -> _Curve | None:
+    points = [
+        (x, y)
+        for line in training.log
+        if (x := number(line.get("images"))) is not None and (y := number(line.get(name))) is not None
+    ]
+    if not points:
+        return None
+    first, last = compact(points[0][1], 3), compact(points[-1][1], 3)
+    label = f"{name}: from {first} to {last} over {points[-1][0]:,.0f} images"
+    size = {"height": 220, "width": 460} if large else {"height": 96, "width": 230}
+    return _Curve(
+        name.replace("_", " "), _markup(curve(points, label, linear=name == "lr", **size)), f"{first} → {last}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- stages
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A bar of the time line; left and width in per cent of the total."""
+
+    name: str
+    seconds: str
+    detail: str
+    left: float
+    width: float
+
+
+def _stages(found: Contents) -> tuple[float | None, list[_Stage]]:
+    """The total and the bars. Without stages.json there are no bars, and the total is the training that was logged."""
+    timed: list[tuple[Mapping[str, Any], float]] = [
+        (s, seconds) for s in found.stages if (seconds := number(s.get("seconds"))) is not None and seconds >= 0
+    ]
+    if not timed:
+        known = [t.seconds for t in (found.codec, found.run) if t is not None and t.seconds is not None]
+        return (sum(known) if known else None), []
+    total, begun, bars = sum(s for _, s in timed), 0.0, []
+    for stage, seconds in timed:
+        share = 100 / total if total > 0 else 0.0
+        name, detail = str(stage.get("stage", "")), str(stage.get("detail") or "")
+        bars.append(_Stage(name, duration(seconds), detail, round(begun * share, 2), round(seconds * share, 2)))
+        begun += seconds
+    return total, bars

@@ -1,0 +1,226 @@
+"""What a run folder holds, read forgivingly: what is damaged or missing becomes a `Gap`, not the end of the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gensys.errors import GensysError
+from gensys.run import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["Contents", "Gap", "Samples", "Training", "number", "read"]
+
+_SAMPLES = 100
+_PIXELS = 4_000_000  # of the sample grid: a page of large images must still open on a phone
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Something that the report would show and the folder does not hold. remedy: the command that makes it."""
+
+    what: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The first samples of a store. x: uint8 (N, C, H, W), C = 1 or 3. labels: N, -1 = none. about: attributes."""
+
+    x: npt.NDArray[np.uint8]
+    labels: list[int]
+    classes: list[str]
+    total: int
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: its run.json, its log, its preview pictures by step, the state of its newest checkpoint."""
+
+    path: Path
+    document: Mapping[str, Any]
+    log: list[dict[str, Any]]
+    previews: dict[int, Path]
+    state: Mapping[str, Any]
+
+    @property
+    def is_codec(self) -> bool:
+        """Whether it trains an autoencoder: then its previews are images above their reconstructions, not samples."""
+        return any("reconstruction" in line for line in self.log[:1])
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, as logged."""
+        return next((s for line in reversed(self.log) if (s := number(line.get("seconds"))) is not None), None)
+
+    @property
+    def images(self) -> int | None:
+        """Rows seen, as logged; the newest checkpoint knows it better, since the log has a line only now and then."""
+        last = [number(self.state.get("images")), *(number(line.get("images")) for line in reversed(self.log))]
+        return next((int(n) for n in last if n is not None), None)
+
+
+@dataclass
+class Contents:
+    """Everything that was found, and the gaps."""
+
+    run: Training
+    codec: Training | None = None
+    samples: Samples | None = None
+    trajectory: Path | None = None
+    reconstructions: Path | None = None
+    evaluation: Mapping[str, Any] | None = None
+    stages: list[Mapping[str, Any]] = field(default_factory=list)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+
+
+def number(value: object) -> float | None:
+    """A finite number out of JSON, or None. Metrics write infinity as "inf": that is no finite number either."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def read(folder: Path) -> Contents:
+    """Read a run folder. Raises RunError if it is no run."""
+    document = RunFolder(folder).document()
+    found = Contents(_training(folder, document))
+    run = f"runs/{folder.resolve().name}"
+    found.codec = None if found.run.is_codec else _codec(folder, document)
+    if not found.run.is_codec:
+        _read_samples(found, folder, run)
+        found.trajectory = _picture(
+            found, folder / "trajectory.png", "the animation of sampling", f"gensys demo --run {run}"
+        )
+    found.reconstructions = _picture(found, folder / "reconstructions.png", "", "")
+    if not found.run.log:
+        found.gaps.append(Gap("loss curves", "metrics.jsonl holds no line", _train_again(found.run, run)))
+    if not found.run.previews:
+        found.gaps.append(Gap("pictures of the progress", "samples/ holds no picture", _train_again(found.run, run)))
+    _read_evaluation(found, folder, run)
+    stages = _json(found, folder / "stages.json", "the time of every stage", f"gensys demo --run {run}")
+    found.stages = [s for s in stages if isinstance(s, dict)] if isinstance(stages, list) else []
+    environment = _json(found, folder / "env.json", "the environment", _train_again(found.run, run))
+    found.environment = environment if isinstance(environment, dict) else {}
+    if environment is not None and not found.environment:
+        found.gaps.append(Gap("the environment", "env.json says nothing", _train_again(found.run, run)))
+    return found
+
+
+def _train_again(run: Training, path: str) -> str:
+    return f"gensys train {run.document.get('recipe', 'RECIPE')} ... --run {path}"
+
+
+def _load(path: Path) -> Any:
+    """The JSON in a file; GensysError says what is wrong with it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise GensysError(f"{path.name} is not there") from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not JSON
+        raise GensysError(f"{path.name} cannot be read: {error}") from error
+
+
+def _json(found: Contents, path: Path, what: str, remedy: str) -> Any:
+    try:
+        return _load(path)
+    except GensysError as error:
+        found.gaps.append(Gap(what, str(error), remedy))
+        return None
+
+
+def _quietly(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, {} if there is none."""
+    try:
+        document = _load(path)
+    except GensysError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _training(path: Path, document: Mapping[str, Any]) -> Training:
+    previews = {int(p.stem): p for p in sorted((path / "samples").glob("*.png")) if p.stem.isdigit()}
+    newest = max((p.parent for p in path.glob("checkpoints/*/COMMITTED")), default=None)
+    state = {} if newest is None else _quietly(newest / "state.json")
+    return Training(path, document, _log(path / "metrics.jsonl"), previews, state)
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    """The lines that are JSON objects: a torn last line is what an interruption leaves."""
+    lines = []
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def _codec(folder: Path, document: Mapping[str, Any]) -> Training | None:
+    """The codec's run: inside this folder, or where the latents say that it is."""
+    inside = folder / "codec"
+    if (inside / "run.json").is_file():
+        return _training(inside, _quietly(inside / "run.json"))
+    knobs = document.get("knobs")
+    data = knobs.get("data") if isinstance(knobs, dict) else None
+    if not isinstance(data, str) or not data.endswith(".zarr"):
+        return None
+    attributes = _quietly(Path(data) / "zarr.json").get("attributes")
+    made_by = attributes.get("codec") if isinstance(attributes, dict) else None
+    path = Path(made_by["run"]) if isinstance(made_by, dict) and isinstance(made_by.get("run"), str) else None
+    return None if path is None or not (path / "run.json").is_file() else _training(path, _quietly(path / "run.json"))
+
+
+def _read_samples(found: Contents, folder: Path, run: str) -> None:
+    path, remedy = folder / "samples.zarr", f"gensys sample {run} --seeds 0:2000"
+    if not path.exists():
+        found.gaps.append(Gap("samples", "samples.zarr is not there", remedy))
+        return
+    from gensys.data.store import Store
+
+    try:
+        store = Store.open(path)
+        attributes = store.attributes
+        shape = store.config.arrays["x"].shape if "x" in store.config.arrays else ()
+        if len(shape) != 3 or shape[0] not in (1, 3) or store.config.arrays["x"].dtype != "uint8":
+            found.gaps.append(Gap("samples", f"samples.zarr holds rows {list(shape)}, which are no pictures", remedy))
+            return
+        columns = max(1, _PIXELS // (10 * shape[1] * shape[2])) * 10  # whole rows of ten
+        rows = range(min(_SAMPLES, columns, len(store)))
+        labels = store.read("label", rows).tolist() if "label" in store.config.arrays else [-1] * len(rows)
+        classes = [str(name) for name in attributes.get("classes") or []]
+        found.samples = Samples(store.read("x", rows), labels, classes, len(store), attributes)
+    except (GensysError, OSError, IndexError) as error:
+        found.gaps.append(Gap("samples", f"samples.zarr cannot be read: {error}", remedy))
+
+
+def _read_evaluation(found: Contents, folder: Path, run: str) -> None:
+    remedy = f"gensys evaluate {run}"
+    evaluation = _json(found, folder / "evaluation.json", "metrics", remedy)
+    if evaluation is None:
+        return
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("metrics"), dict):
+        found.evaluation = evaluation
+    else:
+        found.gaps.append(Gap("metrics", "evaluation.json holds no metrics", remedy))
+
+
+def _picture(found: Contents, path: Path, what: str, remedy: str) -> Path | None:
+    """The path, if a picture is there. what: "" if nobody misses it."""
+    if path.is_file():
+        return path
+    if what:
+        found.gaps.append(Gap(what, f"{path.name} is not there", remedy))
+    return None

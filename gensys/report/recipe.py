@@ -1,0 +1,106 @@
+"""How to make a run again: the command lines, from what the folder says about itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gensys.report.reading import Contents, Training, number
+from gensys.report.scores import compact
+
+__all__ = ["Places", "commands", "timed_budget"]
+
+_WIDTH = 96
+
+
+class Places:
+    """Writes runs/NAME for the folder of a run, wherever it lies: a report is read on other machines than it was made
+    on, and a home directory is nobody's business."""
+
+    def __init__(self, found: Contents) -> None:
+        name = found.run.path.resolve().name
+        known = {str(found.run.path.resolve()): f"runs/{name}"}
+        if found.samples is not None and isinstance(recorded := found.samples.about.get("run"), str) and recorded:
+            known[recorded] = f"runs/{name}"
+        if found.codec is not None:
+            known.setdefault(str(found.codec.path.resolve()), f"runs/{found.codec.path.resolve().name}")
+            if found.codec.path.resolve().parent == found.run.path.resolve():
+                known[str(found.codec.path.resolve())] = f"runs/{name}/{found.codec.path.name}"
+        data = _knobs(found.run).get("data")
+        if isinstance(data, str) and Path(data).is_absolute() and Path(data).parent.name == name:
+            known[str(Path(data).parent)] = f"runs/{name}"  # of a folder that was moved since
+        self._known = sorted(known.items(), key=lambda item: -len(item[0]))  # the innermost first
+
+    def __call__(self, text: object) -> str:
+        """Any text with the folders in it renamed."""
+        shown = str(text)
+        for path, name in self._known:
+            shown = shown.replace(path, name)
+        return shown
+
+
+def _knobs(training: Training) -> dict[str, Any]:
+    knobs = training.document.get("knobs")
+    return knobs if isinstance(knobs, dict) else {}
+
+
+def timed_budget(training: Training) -> bool:
+    """Whether the run ends after a time: then it ends elsewhere at another step."""
+    return str(_knobs(training).get("budget", "")).endswith(("s", "m", "h"))
+
+
+def commands(found: Contents, places: Places) -> list[tuple[str, str]]:
+    """(what it does, the command line) for every stage whose result is in the folder."""
+    run = places(found.run.path.resolve())
+    steps: list[tuple[str, str]] = []
+    if found.codec is not None:
+        codec, latents = (
+            places(found.codec.path.resolve()),
+            places(_knobs(found.run).get("data", f"{run}/latents.zarr")),
+        )
+        steps.append(("train the codec", _train(found.codec, codec, places)))
+        steps.append(("encode the data", _line(["gensys encode", codec, f"--out {shlex.quote(latents)}"])))
+    steps.append(("train the model" if found.codec is not None else "train", _train(found.run, run, places)))
+    if found.samples is not None:
+        steps.append(("draw the samples", _sample(found, run)))
+    if found.evaluation is not None:
+        steps.append(("score them", f"gensys evaluate {shlex.quote(run)}"))
+    steps.append(("write this page", f"gensys report {shlex.quote(run)}"))
+    return steps
+
+
+def _train(training: Training, folder: str, places: Places) -> str:
+    recipe = places(training.document.get("recipe", "RECIPE"))
+    knobs = [shlex.quote(f"{name}={_typed(places, value)}") for name, value in _knobs(training).items()]
+    return _line([f"gensys train {shlex.quote(recipe)}", *knobs, f"--run {shlex.quote(folder)}"])
+
+
+def _sample(found: Contents, run: str) -> str:
+    assert found.samples is not None
+    about: Mapping[str, Any] = found.samples.about
+    first = int(number(about.get("first")) or 0)
+    words = ["gensys sample", shlex.quote(run)]
+    trained, used = _knobs(found.run), about.get("knobs")
+    if isinstance(used, dict):
+        words += [shlex.quote(f"{name}={value}") for name, value in used.items() if trained.get(name) != value]
+    words += [f"--seeds {first}:{first + found.samples.total}", f"--seed {shlex.quote(str(about.get('seed', 0)))}"]
+    words += [f"--label {shlex.quote(str(about['label']))}"] if about.get("label") is not None else []
+    return _line(words)
+
+
+def _typed(places: Places, value: object) -> str:
+    return compact(value) if value is None else str(value).lower() if isinstance(value, bool) else places(value)
+
+
+def _line(words: list[str]) -> str:
+    """Words as a command line that is broken, as a shell reads it, where it gets long."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) + 3 > _WIDTH:
+            lines[-1] += " \\"
+            lines.append("    " + word)
+        else:
+            lines[-1] += " " + word
+    return "\n".join(lines)
