@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,6 +18,8 @@ from gensys.errors import RunError
 from gensys.report import draw_trajectory, write_report
 from gensys.report.animation import columns_for
 from gensys.report.figures import curve, interval
+from gensys.report.reading import read as contents
+from gensys.report.recipe import Places, commands
 from gensys.report.scores import compact, duration, figures, scores
 from gensys.targets import Prediction
 
@@ -297,8 +300,31 @@ def test_a_codec_elsewhere_is_found_by_the_latents(tmp_path):
     folder = make(tmp_path / "run")
     latents = folder / "latents.zarr"
     latents.mkdir()
-    (latents / "zarr.json").write_text(json.dumps({"attributes": {"codec": {"run": str(codec)}}}))
-    assert "gensys encode runs/vae --out runs/run/latents.zarr" in read(folder)[1].words
+    (latents / "zarr.json").write_text(json.dumps({"attributes": {"codec": {"run": str(codec), "data": "my images"}}}))
+    assert "gensys encode runs/vae --data 'my images' --out runs/run/latents.zarr" in read(folder)[1].words
+
+
+def test_folders_are_renamed_whole_and_only_they(tmp_path):
+    folder = make(tmp_path / "run")
+    store(folder / "samples.zarr", run="a")  # a nonsense record must not rename every letter a
+    places = Places(contents(folder))
+    assert places(f"by {folder}/codec, {folder}2, {folder}.old.") == f"by runs/run/codec, {folder}2, {folder}.old."
+    assert places(f"in {folder}.") == "in runs/run."
+    assert places("a banana") == "a banana"
+
+
+def test_the_commands_can_be_read_by_a_shell(tmp_path):
+    folder = make(tmp_path / "my run")
+    document = json.loads((folder / "run.json").read_text())
+    document["knobs"] |= {"caption": "it's $HOME", "flag": True, **{f"knob{k}": k for k in range(30)}}
+    (folder / "run.json").write_text(json.dumps(document))
+    found = contents(folder)
+    line = dict(commands(found, Places(found)))["train"]
+    assert max(map(len, line.split("\n"))) <= 98
+    words = shlex.split(line)
+    assert words[:4] == ["gensys", "train", "latent_dit", "data=runs/my run/latents.zarr"]
+    assert {"caption=it's $HOME", "flag=true", "knob29=29", "empty="} < set(words)
+    assert words[-2:] == ["--run", "runs/my run"]
 
 
 def test_import_is_light():
@@ -323,7 +349,7 @@ def test_digits_follow_the_interval():
 def test_figures_say_only_what_was_measured():
     assert figures({}, None, False) == []
     assert [f.title for f in figures({"fd_x": metric(3.0)}, 41.23, False)] == [
-        "distance from real images",
+        "distance from real",
         "training time",
     ]
     assert [(f.value, f.unit) for f in figures({}, 7500.0, True)] == [("2:05", "h")]

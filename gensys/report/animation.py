@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gensys.report.figures import spread
+
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
     from torch import Tensor
@@ -50,7 +52,7 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
     with torch.no_grad():
         # A solver may look at one time twice (Heun's corrector): the later look, which starts the next step, stands.
         seen = {t: prediction[0] for t, _, prediction in prior.trajectory(cond, noise)}
-        steps = [(k, t, _decoded(model, prior, x)) for k, (t, x) in _spread(list(seen.items()))]
+        steps = [(k, t, _decoded(model, prior, x)) for k, (t, x) in spread(list(enumerate(seen.items())), _FRAMES)]
         images = model.sample(cond, noise)
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"only pictures (1 or 3, height, width) can be animated, got rows {tuple(images.shape[1:])}")
@@ -68,13 +70,6 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
 def _decoded(model: Generative, prior: object, x: Tensor) -> Tensor:
     decode = getattr(model, "decode", None)
     return x if model is prior or decode is None else decode(x)
-
-
-def _spread(items: list[tuple[float, Tensor]]) -> list[tuple[int, tuple[float, Tensor]]]:
-    """At most `_FRAMES` items with their places, evenly spread, the first and the last among them."""
-    last = len(items) - 1
-    places = sorted({round(k * last / (_FRAMES - 1)) for k in range(_FRAMES)})
-    return [(k, items[k]) for k in places]
 
 
 def _frame(images: Tensor, names: Sequence[str], done: float, text: str) -> Image.Image:

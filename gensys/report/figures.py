@@ -13,14 +13,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL.Image import Image as Frame
 
-__all__ = ["Picture", "curve", "frames", "interval", "picture", "sheet"]
+__all__ = ["Picture", "curve", "frames", "interval", "picture", "sheet", "spread"]
+
+T = TypeVar("T")
 
 _POINTS = 400  # of a curve: more cannot be seen at this size
 _SMOOTH = 0.02  # half-width of the smoothing kernel, as a fraction of the horizontal axis
@@ -33,6 +35,12 @@ class Picture:
     uri: str
     width: int
     height: int
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` items, evenly spread, the first and the last among them."""
+    last = len(items) - 1
+    return [items[k] for k in sorted({round(k * last / (count - 1)) for k in range(count)})] if items else []
 
 
 def _uri(data: bytes) -> str:
@@ -53,20 +61,21 @@ def picture(path: Path) -> Picture | None:
         return None
 
 
-def frames(path: Path) -> list[Picture]:
-    """The frames of an animated PNG, each as a still; [] if it is no whole PNG."""
+def frames(path: Path, count: int) -> list[Picture]:
+    """At most `count` frames of an animated PNG as stills, the last among them; [] if it is no whole PNG."""
     from PIL import Image, ImageSequence
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            return [_still(frame) for frame in ImageSequence.Iterator(image)]
+            every = [frame.copy() for frame in ImageSequence.Iterator(image)]
+            return [_still(frame) for frame in spread(every, count)]
     except (OSError, ValueError, SyntaxError):
         return []
 
 
 def _still(image: Frame) -> Picture:
     buffer = io.BytesIO()
-    image.copy().save(buffer, format="PNG", save_all=False, optimize=True)
+    image.save(buffer, format="PNG", save_all=False)
     return Picture(_uri(buffer.getvalue()), image.width, image.height)
 
 
@@ -86,7 +95,7 @@ def sheet(images: npt.NDArray[np.uint8], columns: int) -> Picture:
         canvas[top : top + height, left : left + width] = cell
     big = Image.fromarray(canvas.repeat(scale, axis=0).repeat(scale, axis=1))
     buffer = io.BytesIO()
-    big.save(buffer, format="PNG", optimize=True)
+    big.save(buffer, format="PNG")
     return Picture(_uri(buffer.getvalue()), big.width, big.height)
 
 
@@ -99,7 +108,7 @@ def _nice(low: float, high: float, count: int) -> list[float]:
         return [low]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = min((m * power for m in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / raw)))
     first = math.ceil(low / step - 1e-9)
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gensys.report.animation import columns_for
-from gensys.report.figures import Picture, curve, frames, interval, picture, sheet
-from gensys.report.reading import Contents, Gap, Samples, Training, number, read
-from gensys.report.recipe import Places, commands, timed_budget
+from gensys.report.figures import Picture, curve, frames, interval, picture, sheet, spread
+from gensys.report.reading import Contents, Gap, Samples, Training, animate, number, read
+from gensys.report.recipe import Places, commands, timed_budget, train
 from gensys.report.scores import compact, duration, facts, figures, scores
 from gensys.run import recipes
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 _STRIP = 6  # pictures of the progress
+_STILLS = 8  # of the animation
 _NO_CURVE = {"step", "images", "seconds"}
 
 
@@ -77,8 +78,10 @@ def _page(found: Contents) -> str:
         environment=environment,
         knobs=[(title, _knobs(t, places)) for t, title in ((codec, "Codec"), (run, "Model")) if t is not None],
         commands=commands(found, places),
-        timed=[(t, compact(t.images)) for t in (codec, run) if t is not None and timed_budget(t) and t.images],
-        gaps=[Gap(g.what, places(g.why), g.remedy) for g in found.gaps],
+        timed=[(t.path.name, t.images) for t in (codec, run) if t is not None and timed_budget(t) and t.images],
+        gaps=[
+            Gap(g.what, places(g.why), g.remedy or train(run, places(run.path.resolve()), places)) for g in found.gaps
+        ],
         version=_version(),
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -183,12 +186,11 @@ def _animation(found: Contents) -> _Animation | None:
     path = found.trajectory
     if path is None:
         return None
-    moving, stills = picture(path), frames(path)
+    moving, stills = picture(path), frames(path, _STILLS)
     if moving is None or not stills:
-        _damaged(found, "the animation of sampling", path, f"gensys demo --run runs/{path.resolve().parent.name}")
+        _damaged(found, "the animation of sampling", path, animate(path.parent))
         return None
-    chosen = _spread(list(range(len(stills))), 8)
-    return _Animation(moving, stills[-1], [stills[k] for k in chosen] if len(stills) > 1 else [])
+    return _Animation(moving, stills[-1], stills if len(stills) > 1 else [])
 
 
 def _reconstructions(found: Contents) -> tuple[Picture, str] | None:
@@ -213,13 +215,8 @@ def _reconstructions(found: Contents) -> tuple[Picture, str] | None:
 def _strip(found: Contents) -> list[tuple[str, Picture]]:
     """(step, picture) of some previews: the first, the last, and what lies evenly between."""
     previews = found.run.previews
-    shown = [(f"{step:,}", picture(previews[step])) for step in _spread(sorted(previews), _STRIP)]
+    shown = [(f"{step:,}", picture(previews[step])) for step in spread(sorted(previews), _STRIP)]
     return [(step, image) for step, image in shown if image is not None]
-
-
-def _spread(items: list[int], count: int) -> list[int]:
-    last = len(items) - 1
-    return [items[k] for k in sorted({round(k * last / (count - 1)) for k in range(count)})] if items else []
 
 
 # --------------------------------------------------------------------------------------------------------------- curves

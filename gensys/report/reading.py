@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Contents", "Gap", "Samples", "Training", "number", "read"]
+__all__ = ["Contents", "Gap", "Samples", "Training", "animate", "number", "read"]
 
 _SAMPLES = 100
 _PIXELS = 4_000_000  # of the sample grid: a page of large images must still open on a phone
@@ -24,7 +24,10 @@ _PIXELS = 4_000_000  # of the sample grid: a page of large images must still ope
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that the report would show and the folder does not hold. remedy: the command that makes it."""
+    """Something that the report would show and the folder does not hold.
+
+    remedy: the command that makes it; "" = the one that trains the run, which `recipe.commands` knows.
+    """
 
     what: str
     why: str
@@ -71,10 +74,11 @@ class Training:
 
 @dataclass
 class Contents:
-    """Everything that was found, and the gaps."""
+    """Everything that was found, and the gaps. latents: what their store says of the codec that made them."""
 
     run: Training
     codec: Training | None = None
+    latents: Mapping[str, Any] = field(default_factory=dict)
     samples: Samples | None = None
     trajectory: Path | None = None
     reconstructions: Path | None = None
@@ -96,29 +100,40 @@ def read(folder: Path) -> Contents:
     document = RunFolder(folder).document()
     found = Contents(_training(folder, document))
     run = f"runs/{folder.resolve().name}"
-    found.codec = None if found.run.is_codec else _codec(folder, document)
     if not found.run.is_codec:
+        found.latents = _latents(folder, document)
+        found.codec = _codec(folder, found.latents)
         _read_samples(found, folder, run)
-        found.trajectory = _picture(
-            found, folder / "trajectory.png", "the animation of sampling", f"gensys demo --run {run}"
-        )
+        found.trajectory = _picture(found, folder / "trajectory.png", "the animation of sampling", animate(folder))
     found.reconstructions = _picture(found, folder / "reconstructions.png", "", "")
     if not found.run.log:
-        found.gaps.append(Gap("loss curves", "metrics.jsonl holds no line", _train_again(found.run, run)))
+        found.gaps.append(Gap("loss curves", "metrics.jsonl holds no line", ""))
     if not found.run.previews:
-        found.gaps.append(Gap("pictures of the progress", "samples/ holds no picture", _train_again(found.run, run)))
+        found.gaps.append(Gap("pictures of the progress", "samples/ holds no picture", ""))
     _read_evaluation(found, folder, run)
-    stages = _json(found, folder / "stages.json", "the time of every stage", f"gensys demo --run {run}")
+    stages = _json(found, folder / "stages.json", "the time of every stage, which a demo measures", "gensys demo")
     found.stages = [s for s in stages if isinstance(s, dict)] if isinstance(stages, list) else []
-    environment = _json(found, folder / "env.json", "the environment", _train_again(found.run, run))
+    environment = _json(found, folder / "env.json", "the environment", "")
     found.environment = environment if isinstance(environment, dict) else {}
     if environment is not None and not found.environment:
-        found.gaps.append(Gap("the environment", "env.json says nothing", _train_again(found.run, run)))
+        found.gaps.append(Gap("the environment", "env.json says nothing; it is written when a run is started", ""))
     return found
 
 
-def _train_again(run: Training, path: str) -> str:
-    return f"gensys train {run.document.get('recipe', 'RECIPE')} ... --run {path}"
+def animate(folder: Path) -> str:
+    """The command that draws trajectory.png: no verb of the command line does it for any run."""
+    name = f"runs/{folder.resolve().name}"
+    return "\n".join(
+        [
+            "python - <<'END'",
+            "from pathlib import Path",
+            "from gensys.report import draw_trajectory",
+            "from gensys.run import RunFolder",
+            f"run = RunFolder(Path({name!r}))",
+            "draw_trajectory(run.model(), run.spec().load().source.classes, 0, run.path / 'trajectory.png')",
+            "END",
+        ]
+    )
 
 
 def _load(path: Path) -> Any:
@@ -168,19 +183,25 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _codec(folder: Path, document: Mapping[str, Any]) -> Training | None:
-    """The codec's run: inside this folder, or where the latents say that it is."""
-    inside = folder / "codec"
-    if (inside / "run.json").is_file():
-        return _training(inside, _quietly(inside / "run.json"))
+def _latents(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """{"run", "data", ...} of the codec, from the store that the run was trained on; {} if there is none."""
     knobs = document.get("knobs")
     data = knobs.get("data") if isinstance(knobs, dict) else None
-    if not isinstance(data, str) or not data.endswith(".zarr"):
-        return None
-    attributes = _quietly(Path(data) / "zarr.json").get("attributes")
-    made_by = attributes.get("codec") if isinstance(attributes, dict) else None
-    path = Path(made_by["run"]) if isinstance(made_by, dict) and isinstance(made_by.get("run"), str) else None
-    return None if path is None or not (path / "run.json").is_file() else _training(path, _quietly(path / "run.json"))
+    for path in (folder / "latents.zarr", Path(data) if isinstance(data, str) else folder):
+        attributes = _quietly(path / "zarr.json").get("attributes")
+        made_by = attributes.get("codec") if isinstance(attributes, dict) else None
+        if isinstance(made_by, dict):
+            return made_by
+    return {}
+
+
+def _codec(folder: Path, latents: Mapping[str, Any]) -> Training | None:
+    """The codec's run: inside this folder, or where the latents say that it is."""
+    recorded = latents.get("run")
+    for path in (folder / "codec", Path(recorded) if isinstance(recorded, str) else folder / "codec"):
+        if (path / "run.json").is_file():
+            return _training(path, _quietly(path / "run.json"))
+    return None
 
 
 def _read_samples(found: Contents, folder: Path, run: str) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gensys.report.reading import Contents, Training, number
-from gensys.report.scores import compact
 
-__all__ = ["Places", "commands", "timed_budget"]
+__all__ = ["Places", "commands", "timed_budget", "train"]
 
 _WIDTH = 96
 
@@ -22,7 +22,7 @@ class Places:
     def __init__(self, found: Contents) -> None:
         name = found.run.path.resolve().name
         known = {str(found.run.path.resolve()): f"runs/{name}"}
-        if found.samples is not None and isinstance(recorded := found.samples.about.get("run"), str) and recorded:
+        if found.samples is not None and isinstance(recorded := found.samples.about.get("run"), str):
             known[recorded] = f"runs/{name}"
         if found.codec is not None:
             known.setdefault(str(found.codec.path.resolve()), f"runs/{found.codec.path.resolve().name}")
@@ -31,14 +31,14 @@ class Places:
         data = _knobs(found.run).get("data")
         if isinstance(data, str) and Path(data).is_absolute() and Path(data).parent.name == name:
             known[str(Path(data).parent)] = f"runs/{name}"  # of a folder that was moved since
-        self._known = sorted(known.items(), key=lambda item: -len(item[0]))  # the innermost first
+        self._known = {path: name for path, name in known.items() if Path(path).is_absolute() and path != "/"}
+        innermost_first = sorted(self._known, key=len, reverse=True)
+        # a whole path, or the beginning of one: /runs/demo must not be found in /runs/demo2
+        self._paths = re.compile(rf"(?:{'|'.join(map(re.escape, innermost_first))})(?![\w-]|\.\w)")
 
     def __call__(self, text: object) -> str:
         """Any text with the folders in it renamed."""
-        shown = str(text)
-        for path, name in self._known:
-            shown = shown.replace(path, name)
-        return shown
+        return self._paths.sub(lambda match: self._known[match[0]], str(text))
 
 
 def _knobs(training: Training) -> dict[str, Any]:
@@ -60,9 +60,13 @@ def commands(found: Contents, places: Places) -> list[tuple[str, str]]:
             places(found.codec.path.resolve()),
             places(_knobs(found.run).get("data", f"{run}/latents.zarr")),
         )
-        steps.append(("train the codec", _train(found.codec, codec, places)))
-        steps.append(("encode the data", _line(["gensys encode", codec, f"--out {shlex.quote(latents)}"])))
-    steps.append(("train the model" if found.codec is not None else "train", _train(found.run, run, places)))
+        steps.append(("train the codec", train(found.codec, codec, places)))
+        data = places(found.latents.get("data") or "")
+        options = [f"--data {shlex.quote(data)}"] if data else []
+        steps.append(
+            ("encode the data", _line(["gensys encode", shlex.quote(codec), *options, f"--out {shlex.quote(latents)}"]))
+        )
+    steps.append(("train the model" if found.codec is not None else "train", train(found.run, run, places)))
     if found.samples is not None:
         steps.append(("draw the samples", _sample(found, run)))
     if found.evaluation is not None:
@@ -71,7 +75,8 @@ def commands(found: Contents, places: Places) -> list[tuple[str, str]]:
     return steps
 
 
-def _train(training: Training, folder: str, places: Places) -> str:
+def train(training: Training, folder: str, places: Places) -> str:
+    """The command line that trains, or goes on with, a run."""
     recipe = places(training.document.get("recipe", "RECIPE"))
     knobs = [shlex.quote(f"{name}={_typed(places, value)}") for name, value in _knobs(training).items()]
     return _line([f"gensys train {shlex.quote(recipe)}", *knobs, f"--run {shlex.quote(folder)}"])
@@ -91,7 +96,7 @@ def _sample(found: Contents, run: str) -> str:
 
 
 def _typed(places: Places, value: object) -> str:
-    return compact(value) if value is None else str(value).lower() if isinstance(value, bool) else places(value)
+    return str(value).lower() if isinstance(value, bool) else places(value)
 
 
 def _line(words: list[str]) -> str:

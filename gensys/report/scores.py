@@ -132,16 +132,17 @@ def figures(metrics: Mapping[str, Any], seconds: float | None, all_stages: bool)
     values = {name: m for name, m in metrics.items() if isinstance(m, dict) and number(m.get("value")) is not None}
     if (agreement := values.get("label_agreement")) is not None:
         real = number(agreement.get("floor"))
-        note = "" if real is None else f"a classifier agrees; on real images {100 * real:.1f} %"
+        note = "of samples are what they were asked to be, says a classifier"
+        note += "" if real is None else f" (real images: {100 * real:.1f} %)"
         found.append(Figure(f"{100 * agreement['value']:.1f}", "%", "label agreement", note))
     distance = next((name for name in values if name.startswith("fd")), None)
     if distance is not None:
         value, floor = float(values[distance]["value"]), number(values[distance].get("floor"))
         if floor:
-            note = f"{distance} {compact(value, 3)}; real against real {compact(floor, 3)}"
-            found.append(Figure(compact(value / floor, 3), "× floor", "distance from real images", note))
+            note = f"1 is as near as real images are; {distance} {compact(value, 3)} over {compact(floor, 3)}"
+            found.append(Figure(compact(value / floor, 3), "× floor", "distance from real", note))
         else:
-            found.append(Figure(compact(value, 3), "", "distance from real images", f"{distance}; no floor measured"))
+            found.append(Figure(compact(value, 3), "", "distance from real", f"{distance}; no floor measured"))
     if "reconstruction_psnr" in values:
         note = "peak signal-to-noise ratio of the codec; more is better"
         found.append(Figure(f"{values['reconstruction_psnr']['value']:.1f}", "dB", "reconstruction", note))
