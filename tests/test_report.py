@@ -292,7 +292,7 @@ def test_a_codec_shows_reconstructions_and_misses_no_samples(tmp_path):
     _, page = read(make(tmp_path / "codec", recipe="kl_autoencoder", codec=True))
     assert "made of them at step 800" in page.words
     assert "gensys sample" not in page.words
-    assert {"reconstructions", "curves", "again", "gaps"} == {s["id"] for s in page.all("section")}
+    assert {"reconstructions", "progress", "curves", "again", "gaps"} == {s["id"] for s in page.all("section")}
 
 
 def test_a_codec_elsewhere_is_found_by_the_latents(tmp_path):

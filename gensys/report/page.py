@@ -60,7 +60,7 @@ def _page(found: Contents) -> str:
     return template.render(
         name=run.path.resolve().name,
         recipe=Path(places(run.document.get("recipe", "unknown recipe"))).name,
-        sentence=recipes().get(str(run.document.get("recipe")), ""),
+        sentence=recipes().get(str(run.document.get("recipe")), "").replace("`", ""),
         data=_data(found, places),
         state=_state(run),
         figures=figures(metrics, seconds, bool(stages)),
