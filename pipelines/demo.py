@@ -106,7 +106,7 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
     with stages.stage("evaluate", "classifier, distances, reconstruction"):
         scores = evaluate(folder, workers=0, screen=screen)
     with stages.stage("report", "pictures and report.html"):
-        draw_trajectory(flow.model(), len(source.classes), 0, folder / "trajectory.png")
+        draw_trajectory(flow.model(), source.classes, 0, folder / "trajectory.png")
         report = write_report(folder)
     seconds = time.perf_counter() - begun
     return {

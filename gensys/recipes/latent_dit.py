@@ -27,7 +27,7 @@ def latent_dit(
     heads: int = 4,  # of the attention
     patch: int = 2,  # side of the squares of latents that become one token
     dropout: float = 0.1,  # probability that a row is trained without its label
-    batch: int = 64,  # latents a step, over all workers
+    batch: int = 128,  # latents a step, over all workers
     budget: str = "500k",  # latents (64000, 500k, 2M) or time (90s, 10m, 2h)
     lr: float = 2e-3,  # peak learning rate
     precision: Precision = "auto",  # auto, bf16 or fp32
@@ -35,7 +35,7 @@ def latent_dit(
     solver: Literal["heun", "euler", "ddim"] = "heun",
     steps: int = 20,  # of the solver
     shift: float = 1.0,  # above 1: more of the steps near the noise
-    guidance: float = 1.5,  # 1 = the conditional model; more follows the label more closely
+    guidance: float = 1.75,  # 1 = the conditional model; more follows the label more closely
     guide_from: float = 0.8,  # the interval of time, from noise (1) to data (0), in which guidance is applied:
     guide_to: float = 0.1,  # at both ends it costs diversity and changes no label
 ) -> Run:
