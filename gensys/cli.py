@@ -339,10 +339,10 @@ def doctor() -> Answer:
 )
 @click.option("--data", default="mnist", show_default=True, help="mnist, fashion or a folder of images.")
 @click.option(
-    "--budget", type=click.FloatRange(1), metavar="SECONDS", default=300.0, show_default=True, help="For all of it."
+    "--budget", type=click.FloatRange(1), metavar="SECONDS", default=240.0, show_default=True, help="For all of it."
 )
 @click.option(
-    "--samples", type=click.IntRange(1), metavar="N", default=2000, show_default=True, help="How many to draw."
+    "--samples", type=click.IntRange(1), metavar="N", default=1000, show_default=True, help="How many to draw."
 )
 @workers_option(None)
 @quiet_option

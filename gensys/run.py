@@ -92,8 +92,8 @@ def _function(recipe: str, code: str = "") -> Callable[..., Run]:
     if ":" not in recipe:
         if recipe not in recipes():
             raise ConfigError(
-                f"there is no recipe {recipe!r}.{nearest(recipe, list(recipes()))} `gensys list` shows all; a recipe of "
-                f"your own is given as ./file.py:function"
+                f"there is no recipe {recipe!r}.{nearest(recipe, list(recipes()))} `gensys list` shows all; a recipe "
+                f"of your own is given as ./file.py:function"
             )
         return getattr(importlib.import_module(f"gensys.recipes.{recipe}"), recipe)
     file, _, name = recipe.rpartition(":")
@@ -202,8 +202,8 @@ def open_codec(source: LatentSource) -> Codec:
     digest = folder.weights_digest()
     if digest != made_by["weights"]:
         raise RunError(
-            f"the latents in {str(source.store.path)!r} were made by a codec with weights {made_by['weights'][:12]}, but "
-            f"{str(folder.path)!r} now holds {digest[:12]}: encode again, or put the codec's checkpoint back"
+            f"the latents in {str(source.store.path)!r} were made by a codec with weights {made_by['weights'][:12]}, "
+            f"but {str(folder.path)!r} now holds {digest[:12]}: encode again, or put the codec's checkpoint back"
         )
     model = folder.model()
     if not isinstance(model, Codec):
@@ -222,7 +222,7 @@ class RunFolder:
         return (self.path / "run.json").exists()
 
     def create(self, spec: Spec, facts: Mapping[str, object]) -> None:
-        """Write run.json: the spec, the code's hash for a recipe in a file, and facts such as the data's fingerprint."""
+        """Write run.json: the spec, the code's hash for a recipe in a file, and facts such as the data's hash."""
         code = {"code_sha256": hashlib.sha256(spec.code.encode()).hexdigest()} if spec.code else {}
         text = json.dumps({"recipe": spec.recipe, "knobs": dict(spec.knobs), **code, **facts}, indent=2) + "\n"
         try:
@@ -254,8 +254,8 @@ class RunFolder:
             code = _read_recipe(Path(recipe.rpartition(":")[0]))
             if hashlib.sha256(code.encode()).hexdigest() != document["code_sha256"]:
                 raise RunError(
-                    f"the recipe file {recipe!r} has changed since {str(self.path)!r} was started: put the old text back, "
-                    f"or train anew with --fresh"
+                    f"the recipe file {recipe!r} has changed since {str(self.path)!r} was started: put the old text "
+                    f"back, or train anew with --fresh"
                 )
         return Spec(recipe, document["knobs"], code)
 

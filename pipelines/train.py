@@ -1,7 +1,6 @@
 """Train a run: in this process, or on Ray Train's workers. `python pipelines/train.py RECIPE knob=value` works too.
 
 Ray Train places the workers, wires their process group and starts them again when one dies. What they do is
-
 `engine.train`; checkpoints, data order and log are ours and live in the run folder, so a restart goes on from the newest
 whole checkpoint, whichever way the last process ended.
 """
@@ -121,8 +120,8 @@ def _prepare(folder: RunFolder, spec: Spec, fresh: bool, screen: Screen) -> Spec
     if folder.exists:
         if differences := folder.differences(spec):
             raise RunError(
-                f"{str(folder.path)!r} was started with another configuration: {'; '.join(differences)}. Choose another "
-                f"--run, or --fresh to start anew"
+                f"{str(folder.path)!r} was started with another configuration: {'; '.join(differences)}. Choose "
+                f"another --run, or --fresh to start anew"
             )
         at = newest(folder.path / "checkpoints")
         if at is not None:
