@@ -14,7 +14,7 @@ import click
 
 from gensys.arguments import RUNS, Place, RecipeName, SeedRange, absolute, complete_knob, overrides
 from gensys.catalogue import describe, runs
-from gensys.run import RunFolder, recipes, resolve
+from gensys.run import RunFolder, recipes, resolve, seconds_of
 from gensys.terminal import Answer, Commands, answering, columns, debug_option, duration, keeping, quoted, size
 
 if TYPE_CHECKING:
@@ -338,16 +338,14 @@ def doctor() -> Answer:
     help="The folder.",
 )
 @click.option("--data", default="mnist", show_default=True, help="mnist, fashion or a folder of images.")
-@click.option(
-    "--budget", type=click.FloatRange(1), metavar="SECONDS", default=240.0, show_default=True, help="For all of it."
-)
+@click.option("--budget", metavar="TIME", default="4m", show_default=True, help="For all of it: 240, 90s, 4m.")
 @click.option(
     "--samples", type=click.IntRange(1), metavar="N", default=1000, show_default=True, help="How many to draw."
 )
 @workers_option(None)
 @quiet_option
 @answering
-def demo(run: Path, data: str, budget: float, samples: int, workers: int | None, quiet: bool) -> Answer:
+def demo(run: Path, data: str, budget: str, samples: int, workers: int | None, quiet: bool) -> Answer:
     """Do all of it on this machine, in minutes.
 
     Trains a codec and a flow on its latents, samples, evaluates and writes a report. What is finished is not redone.
@@ -358,7 +356,9 @@ def demo(run: Path, data: str, budget: float, samples: int, workers: int | None,
     keeping(f"What is finished in {quoted(run)} is kept; the same command goes on from there.")
     workers = cores() if workers is None else workers
     data = absolute(data)
-    result = pipeline(run, data=data, budget=budget, workers=workers, samples=samples, screen=_screen(quiet))
+    result = pipeline(
+        run, data=data, budget=seconds_of(budget), workers=workers, samples=samples, screen=_screen(quiet)
+    )
     stages = columns([[s["stage"], duration(s["seconds"]), s["detail"]] for s in result["stages"]])
     rest = _facts({name: value for name, value in result.items() if name not in ("stages", "metrics")})
     return Answer(result, f"{_scores(result['metrics'])}\n\n{stages}\n\n{rest}")

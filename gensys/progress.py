@@ -9,14 +9,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 __all__ = ["Phase", "Screen"]
 
 _LINE_EVERY = 10.0  # seconds between lines where there is no terminal: a log file should not fill up
+
+
+def _clock(seconds: float) -> str:
+    """m:ss, or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @dataclass
@@ -29,8 +39,8 @@ class Phase:
     screen: Screen
     bar: Progress | None = None
     task: TaskID | None = None
-    begun: float = 0.0
-    said: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+    said: float = field(default_factory=time.monotonic)
     done: float = 0.0
     note: str = ""
 
@@ -38,51 +48,58 @@ class Phase:
         """done: how much of `total`; note: a few words such as "loss 0.42"; amount: what the throughput counts."""
         now = time.monotonic()
         self.done = done
-        counted = done if amount is None else amount
-        rate = counted / max(now - self.begun, 1e-9)
+        spent = max(now - self.begun, 1e-9)
+        rate = (done if amount is None else amount) / spent
         self.note = f"{rate:,.0f} {self.unit}/s" + (f"  {note}" if note else "")
+        left = _clock(spent * (self.total / done - 1.0)) if 0.0 < done <= self.total else "-:--"
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=min(done, self.total), note=self.note)
+            self.bar.update(self.task, completed=min(done, self.total), eta=left, note=self.note)
         elif now - self.said >= _LINE_EVERY:
             self.said = now
-            left = (now - self.begun) * (self.total / done - 1.0) if done else float("inf")
-            left_text = f", {left:.0f} s left" if left < 1e6 else ""
-            self.screen.line(f"{self.title}: {100 * done / self.total:.0f}%, {self.note}{left_text}")
+            self.screen.line(f"{self.title}: {done / self.total:.0%}, {self.note}, {left} left")
 
 
 class Screen:
-    """Where progress is shown. quiet: nothing but errors."""
+    """Where progress is shown: the terminal, unless quiet, and the logs of the runs that `log_to` named."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._logs: list[Path] = []
+
+    @contextmanager
+    def log_to(self, path: Path) -> Iterator[None]:
+        """Append what is said in this block to a run's log.txt too, with the time."""
+        self._logs.append(path)
+        try:
+            yield
+        finally:
+            self._logs.remove(path)
 
     def line(self, text: str) -> None:
         """One line for the person at the terminal."""
+        for path in self._logs:
+            with open(path, "a") as log:
+                log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
         if not self.quiet:
             self.console.print(text, markup=False)
 
     @contextmanager
     def phase(self, title: str, total: float, unit: str) -> Iterator[Phase]:
         """A bar from 0 to `total` with throughput (in `unit` a second) and the time left; closes with one line."""
-        phase = Phase(title, max(total, 1e-9), unit, self, begun=time.monotonic(), said=time.monotonic())
-        if self.quiet:
-            yield phase
-            return
-        if not self.console.is_terminal:
+        phase = Phase(title, max(total, 1e-9), unit, self)
+        if self.quiet or not self.console.is_terminal:
             yield phase
         else:
+            fixed = Column(no_wrap=True, overflow="ellipsis")
             columns = (
-                TextColumn("{task.description:<22}"),
-                BarColumn(bar_width=28),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TimeElapsedColumn(),
-                TextColumn("eta"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(title))),
+                BarColumn(bar_width=16, table_column=Column(no_wrap=True, min_width=16)),
+                TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True, min_width=4)),
+                TextColumn("eta {task.fields[eta]}", table_column=Column(no_wrap=True, min_width=9)),
+                TextColumn("{task.fields[note]}", table_column=fixed),  # the one that gives way on a narrow terminal
             )
             with Progress(*columns, console=self.console, transient=True) as phase.bar:
-                phase.task = phase.bar.add_task(title, total=phase.total, note="")
+                phase.task = phase.bar.add_task(title, total=phase.total, eta="-:--", note="")
                 yield phase
-        seconds = time.monotonic() - phase.begun
-        self.line(f"{title}: {seconds:.1f} s  {phase.note}".rstrip())
+        self.line(f"{title}: {_clock(time.monotonic() - phase.begun)}  {phase.note}".rstrip())

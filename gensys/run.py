@@ -16,6 +16,7 @@ import importlib
 import importlib.resources
 import inspect
 import json
+import math
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -33,7 +34,19 @@ if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must
     from gensys.data.sources import Source
     from gensys.engine.loop import Budget, Settings
 
-__all__ = ["Knob", "Run", "RunFolder", "Spec", "budget_of", "knobs_of", "nearest", "open_codec", "recipes", "resolve"]
+__all__ = [
+    "Knob",
+    "Run",
+    "RunFolder",
+    "Spec",
+    "budget_of",
+    "knobs_of",
+    "nearest",
+    "open_codec",
+    "recipes",
+    "resolve",
+    "seconds_of",
+]
 
 Knob = bool | int | float | str
 
@@ -180,17 +193,28 @@ def budget_of(text: str) -> Budget:
     """ "90s", "10m", "2h": seconds of training. "64000", "500k", "2M": images (rows seen)."""
     from gensys.engine.loop import Budget
 
-    seconds, images = {"s": 1, "m": 60, "h": 3600}, {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
-    number, unit = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
+    if (seconds := _amount(text, {"s": 1, "m": 60, "h": 3600})) is not None:
+        return Budget(seconds=seconds)
+    if (images := _amount(text, {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000})) is not None:
+        return Budget(images=round(images))
+    raise ConfigError(f"'budget' is a time (90s, 10m, 2h) or a number of images (64000, 500k, 2M), got {text!r}")
+
+
+def seconds_of(text: str) -> float:
+    """A time: "240", "90s", "4m", "2h"."""
+    if (seconds := _amount(text, {"": 1, "s": 1, "m": 60, "h": 3600})) is None:
+        raise ConfigError(f"a time is given as 240, 90s, 4m or 2h, got {text!r}")
+    return seconds
+
+
+def _amount(text: str, units: Mapping[str, int]) -> float | None:
+    """A positive, finite number with one of the units, or None."""
+    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "")
     try:
         amount = float(number)
     except ValueError:
-        amount = 0.0
-    if not amount > 0 or (unit not in seconds and unit not in images):
-        raise ConfigError(f"'budget' is a time (90s, 10m, 2h) or a number of images (64000, 500k, 2M), got {text!r}")
-    if unit in seconds:
-        return Budget(seconds=amount * seconds[unit])
-    return Budget(images=round(amount * images[unit]))
+        return None
+    return amount * units[unit] if unit in units and 0 < amount < math.inf else None
 
 
 def open_codec(source: LatentSource) -> Codec:

@@ -33,8 +33,8 @@ def _codec(folder: RunFolder) -> Codec:
     model = folder.model()
     if not isinstance(model, Codec):
         raise RunError(
-            f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space: encode with the run "
-            f"of an autoencoder"
+            f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space: encode with the "
+            f"run of an autoencoder"
         )
     model.to(_device())
     return model

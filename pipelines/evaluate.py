@@ -25,6 +25,7 @@ from gensys.errors import RunError
 from gensys.evaluate.classifier import Judge, judge
 from gensys.evaluate.metrics import Metric, evaluate_reconstruction, evaluate_samples
 from gensys.noise import Noise
+from gensys.pictures import grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run import RunFolder, open_codec
 
@@ -62,7 +63,7 @@ def judge_of(source: Source, folder: Path) -> Judge:
     return judge(folder, *_images(source, train), *_images(source, test), classes=len(source.classes))
 
 
-def _score(store: Store, source: Source, codec: Codec | None, judged: Judge) -> dict[str, Metric]:
+def _score(store: Store, source: Source, codec: Codec | None, judged: Judge, out: Path) -> dict[str, Metric]:
     n = len(store)
     samples = torch.from_numpy(store.read("x", np.arange(n))).float() / 127.5 - 1.0
     labels = torch.from_numpy(store.read("label", np.arange(n)))
@@ -81,14 +82,17 @@ def _score(store: Store, source: Source, codec: Codec | None, judged: Judge) -> 
         held_out=_images(source, test)[0] if len(test) >= 100 else None,  # as many as the metric asks for
     )
     if codec is not None:
-        result |= _reconstruct(codec, source)
+        result |= _reconstruct(codec, source, out / "reconstructions.png")
     return result
 
 
 @torch.no_grad()
-def _reconstruct(codec: Codec, source: Source) -> dict[str, Metric]:
-    x, _ = _images(source, split(source)[1][:10_000])
+def _reconstruct(codec: Codec, source: Source, picture: Path) -> dict[str, Metric]:
+    """Scores of decoded held-out images, and a picture: rows of originals above rows of what came back."""
+    x, _ = _images(source, _shuffled(split(source)[1])[:10_000])
     decoded = torch.cat([codec.decode(codec.encode(part).mean) for part in x.split(64)])
+    rows = [half[k : k + 10] for k in (0, 10) for half in (x, decoded)]
+    save_png(grid(to_uint8(torch.cat(rows)), columns=10, scale=2), picture)
     return evaluate_reconstruction(x, decoded)
 
 
@@ -107,7 +111,8 @@ def evaluate(target: Path, *, workers: int, screen: Screen) -> dict[str, Any]:
         model = folder.model()
         if not isinstance(model, Codec):
             raise RunError(f"{str(target)!r} has no samples yet: run `gensys sample {target}` first")
-        metrics, protocol = _reconstruct(model, source), _about_data(source) | {"codec": folder.weights_digest()}
+        metrics = _reconstruct(model, source, target / "reconstructions.png")
+        protocol = _about_data(source) | {"codec": folder.weights_digest()}
         out = target
     else:
         store = Store.open(inside if is_run else target)
@@ -120,7 +125,7 @@ def evaluate(target: Path, *, workers: int, screen: Screen) -> dict[str, Any]:
         with screen.phase("train the classifier", 1, "steps"):
             judged = judge_of(source, out / "judge")
         with screen.phase("evaluate", len(store), "samples") as phase:
-            metrics = _score(store, source, codec, judged)
+            metrics = _score(store, source, codec, judged, out)
             phase.update(len(store))
         protocol = _protocol(store, folder, source, judged)
     result = {

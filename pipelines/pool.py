@@ -105,8 +105,8 @@ class Pool:
                 attempts[shard] += 1
                 if attempts[shard] >= _ATTEMPTS:
                     raise GensysError(
-                        f"shard {shard} ended {_ATTEMPTS} workers (killed, or out of memory): what is committed is kept; use "
-                        f"fewer --workers or smaller shards, and run the same command again"
+                        f"shard {shard} ended {_ATTEMPTS} workers (killed, or out of memory): what is "
+                        f"committed is kept; use fewer --workers or smaller shards, and run the same command again"
                     ) from error
                 waiting.append(shard)
             except RayTaskError as error:

@@ -1,8 +1,8 @@
 """Train a run: in this process, or on Ray Train's workers. `python pipelines/train.py RECIPE knob=value` works too.
 
 Ray Train places the workers, wires their process group and starts them again when one dies. What they do is
-`engine.train`; checkpoints, data order and log are ours and live in the run folder, so a restart goes on from the newest
-whole checkpoint, whichever way the last process ended.
+`engine.train`; checkpoints, data order and log are ours and live in the run folder, so a restart goes on from the
+newest whole checkpoint, whichever way the last process ended.
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ def train(
     spec = _prepare(folder, spec, fresh, screen)
     settings = spec.load().settings
     title = f"train {folder.path.name}"
-    with screen.phase(title, 1.0, "images") as phase, _interruptible() as asked:
+    log_txt = screen.log_to(folder.path / "log.txt")
+    with log_txt, screen.phase(title, 1.0, "images") as phase, _interruptible() as asked:
         if workers == 0 and crew is None:
             begun = [-1]
 
