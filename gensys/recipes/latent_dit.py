@@ -33,7 +33,7 @@ def latent_dit(
     precision: Precision = "auto",  # auto, bf16 or fp32
     seed: int = 0,
     solver: Literal["heun", "euler", "ddim"] = "heun",
-    steps: int = 20,  # of the solver
+    steps: int = 12,  # of the solver; heun calls the network twice in each
     shift: float = 1.0,  # above 1: more of the steps near the noise
     guidance: float = 1.75,  # 1 = the conditional model; more follows the label more closely
     guide_from: float = 0.8,  # the interval of time, from noise (1) to data (0), in which guidance is applied:
