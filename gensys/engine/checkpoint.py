@@ -26,6 +26,7 @@ from gensys.errors import CheckpointError
 __all__ = ["State", "committed", "load_optimizer", "load_weights", "newest", "read_state", "save_checkpoint"]
 
 _MARKER = "COMMITTED"
+_FILES = {"model.safetensors", "average.safetensors", "optim.safetensors", "state.json"}
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ def save_checkpoint(
 ) -> Path:
     """Write checkpoints/STEP, commit it, then remove all but the `keep` newest and every unfinished directory."""
     directory = root / f"{state.step:08d}"
-    if (directory / _MARKER).exists():
+    if committed(directory):
         return directory
-    shutil.rmtree(directory, ignore_errors=True)  # left by a run that died while saving this very step
+    shutil.rmtree(directory, ignore_errors=True)  # damaged, or left by a run that died while saving this very step
     files = {
         "model.safetensors": save(_contiguous(model.state_dict())),
         "average.safetensors": save(_contiguous(average.state_dict())),
@@ -103,8 +104,11 @@ def save_checkpoint(
         durable.write(directory / f"{_MARKER}.new", json.dumps(marker).encode())
         (directory / f"{_MARKER}.new").rename(directory / _MARKER)
         durable.sync_directory(directory)
-    for old in sorted(d for d in root.iterdir() if d.is_dir() and (d / _MARKER).exists())[:-keep]:
-        shutil.rmtree(old)
+    steps = sorted(d for d in root.iterdir() if d.is_dir() and d.name.isdigit())
+    kept = [d for d in steps if (d / _MARKER).exists()][-keep:]
+    for old in steps:
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
     return directory
 
 
@@ -116,8 +120,10 @@ def committed(directory: Path) -> bool:
     """Whether a checkpoint is whole: marker there, and every file as the marker says."""
     try:
         marker = json.loads((directory / _MARKER).read_bytes())
+        if not isinstance(marker, dict) or marker.keys() != _FILES:
+            return False
         return all(durable.digest_file(directory / name) == digest for name, digest in marker.items())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a marker that is neither JSON nor text is damage too
         return False
 
 
