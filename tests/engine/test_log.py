@@ -1,0 +1,56 @@
+"""metrics.jsonl: what a kill tears is left out, and resuming cuts what came after the checkpoint."""
+
+import json
+
+import pytest
+
+from gensys.engine.log import Log, read
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+
+def write(folder, steps, start=0):
+    folder.mkdir(exist_ok=True)
+    log = Log(folder, start)
+    for step in steps:
+        log.write(step, {"loss": 1.0 / step, "lr": 0.1})
+    log.close()
+
+
+def test_what_is_written_is_read(tmp_path):
+    assert read(tmp_path) == []
+    write(tmp_path, [1, 2, 3])
+    assert [line["step"] for line in read(tmp_path)] == [1, 2, 3]
+    assert read(tmp_path)[1] == {"step": 2, "loss": 0.5, "lr": 0.1}
+
+
+def test_every_line_is_on_the_disk_at_once(tmp_path):
+    log = Log(tmp_path, 0)
+    log.write(1, {"loss": 0.5})
+    assert read(tmp_path) == [{"step": 1, "loss": 0.5}]
+    log.close()
+
+
+def test_resuming_cuts_what_came_after_the_checkpoint(tmp_path):
+    write(tmp_path, [10, 20, 30])
+    write(tmp_path, [30, 40], start=20)
+    write(tmp_path / "quiet", [10, 20, 30, 40])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (tmp_path / "quiet" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("torn", ["{", '{"step": 3', '{"step": 3, "loss": 0.1}'])
+def test_a_torn_last_line_is_left_out_and_written_over(tmp_path, torn):
+    write(tmp_path, [1, 2])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(torn)
+    assert [line["step"] for line in read(tmp_path)] == [1, 2]
+    write(tmp_path, [3], start=2)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+def test_a_fresh_start_keeps_no_line(tmp_path):
+    write(tmp_path, [1, 2])
+    write(tmp_path, [1], start=0)
+    assert [line["step"] for line in read(tmp_path)] == [1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
