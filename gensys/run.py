@@ -18,13 +18,14 @@ import inspect
 import json
 import math
 import sys
+import traceback
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from gensys.errors import ConfigError, RunError
+from gensys.errors import ConfigError, GensysError, RunError
 
 if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must not wait for torch
     from torch import Tensor
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 Knob = bool | int | float | str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,27 @@ class Spec:
     code: str = ""
 
     def load(self) -> Run:
-        """Call the recipe."""
-        return _function(self.recipe, self.code)(**self.knobs)
+        """Call the recipe. Raises ConfigError if its knobs do not fit together."""
+        return self._blaming_knobs(lambda: _function(self.recipe, self.code)(**self.knobs))
+
+    def model(self, run: Run | None = None) -> Generative:
+        """The untrained model. Raises ConfigError if the knobs do not fit together."""
+        return self._blaming_knobs((run or self.load()).build)
+
+    def _blaming_knobs(self, make: Callable[[], T]) -> T:
+        try:
+            return make()
+        except GensysError:
+            raise
+        except Exception as error:
+            if self.code:  # the user's own program: say where in it
+                frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in self.recipe]
+                line = f", line {frames[-1].lineno}" if frames else ""
+                text = f"the recipe {self.recipe!r} failed{line}: {type(error).__name__}: {error}"
+                raise ConfigError(text) from error
+            if isinstance(error, ValueError):  # how a part refuses an argument, here the value of a knob
+                raise ConfigError(f"the knobs of {self.recipe!r} do not fit together: {error}") from error
+            raise
 
     def with_knobs(self, knobs: Mapping[str, Knob]) -> Spec:
         return replace(self, knobs={**self.knobs, **knobs})
@@ -84,7 +105,7 @@ class Spec:
 
 def nearest(word: str, among: list[str]) -> str:
     """' Did you mean ...?' if something is close, else ''."""
-    close = difflib.get_close_matches(word, among, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, among, n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -327,7 +348,7 @@ class RunFolder:
         """The trained model: averaged weights, evaluation mode."""
         from gensys.engine.checkpoint import load_weights
 
-        model = (spec or self.spec()).load().build()
+        model = (spec or self.spec()).model()
         load_weights(model, self.weights())
         return model.requires_grad_(False).eval()
 

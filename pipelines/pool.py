@@ -8,13 +8,14 @@ one core and a cluster give the same bytes.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import ray
 import torch
-from gensys.pipelines.session import Session
+from gensys.pipelines.session import Session, stand_in
 from ray.exceptions import RayActorError, RayTaskError
 
 from gensys.errors import GensysError
@@ -35,8 +36,9 @@ class Job(Protocol):
 class _Worker:
     """Runs in an actor (or here): keeps the loaded job between shards."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str) -> None:
         torch.set_num_threads(1)
+        stand_in(directory)
         self._job: Job | None = None
         self._work: Callable[[int], int] | None = None
 
@@ -69,7 +71,7 @@ class Pool:
             return
         gpus = torch.cuda.device_count() / self.workers if torch.cuda.is_available() else 0
         actor = ray.remote(num_cpus=self._cpus, num_gpus=min(1, gpus), max_restarts=-1)(_Worker)
-        self._actors = [actor.remote() for _ in range(self.workers)]
+        self._actors = [actor.remote(os.getcwd()) for _ in range(self.workers)]
 
     def map(self, job: Job, shards: Sequence[int], done: Callable[[int], None]) -> None:
         """Do all shards; done(rows) is called as each one ends, in any order.
@@ -78,7 +80,7 @@ class Pool:
         """
         if not self.workers:
             threads = torch.get_num_threads()
-            worker = _Worker()
+            worker = _Worker(os.getcwd())
             try:
                 for shard in shards:
                     done(worker.run(job, shard))

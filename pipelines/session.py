@@ -10,7 +10,13 @@ import ray
 
 from gensys.errors import GensysError
 
-__all__ = ["Session"]
+__all__ = ["Session", "stand_in"]
+
+
+def stand_in(directory: str) -> None:
+    """Make relative paths mean on a worker what they mean where the command was given, if that place exists there."""
+    if os.path.isdir(directory):
+        os.chdir(directory)
 
 
 class Session:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gensys.pipelines.session import Session
+from gensys.pipelines.session import Session, stand_in
 
 from gensys.core import Batch, Generative
 from gensys.data import order
@@ -29,7 +29,7 @@ from gensys.engine.loop import Progress
 from gensys.engine.loop import train as fit
 from gensys.engine.parallel import World
 from gensys.engine.precision import resolve
-from gensys.errors import GensysError, RunError, TrainingError
+from gensys.errors import ConfigError, GensysError, RunError, TrainingError
 from gensys.noise import Noise
 from gensys.preview import draw
 from gensys.progress import Phase, Screen
@@ -45,7 +45,7 @@ def plan(spec: Spec, workers: int) -> dict[str, object]:
     run = spec.load()
     settings = run.settings
     torch.manual_seed(settings.seed)
-    model = run.build()
+    model = spec.model(run)
     parameters = sum(p.numel() for p in model.parameters())
     batches = _batches(run, World())
     first = batches(0)
@@ -92,7 +92,7 @@ def _work(
     """What every worker does, in whichever process."""
     run = spec.load()
     torch.manual_seed(run.settings.seed)  # the initial weights
-    model = run.build()
+    model = spec.model(run)
 
     def preview(average: Generative, step: int) -> None:
         draw(average, run, folder.path / "samples" / f"{step:08d}.png")
@@ -111,10 +111,14 @@ def _work(
     )
 
 
-def _prepare(folder: RunFolder, spec: Spec, fresh: bool, screen: Screen) -> Spec:
+def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: Screen) -> Spec:
     """Create the folder, or check that it may be resumed. Returns the spec with the precision of this machine."""
     if spec.knobs.get("precision") == "auto":
         spec = spec.with_knobs({"precision": resolve("auto")})
+    run = spec.load()
+    spec.model(run)  # what does not fit together is refused before anything is written
+    if run.settings.batch % max(1, workers):
+        raise ConfigError(f"'batch' must be a multiple of the number of workers ({workers}), got {run.settings.batch}")
     if folder.exists and fresh:
         _clear(folder)
     if folder.exists:
@@ -129,7 +133,6 @@ def _prepare(folder: RunFolder, spec: Spec, fresh: bool, screen: Screen) -> Spec
             done = "is finished: nothing to do" if state.finished else "resumes"
             screen.line(f"{folder.path} {done} at step {state.step:,} (configuration unchanged)")
     else:
-        run = spec.load()
         source = run.source
         facts = {"data": {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}}
         folder.create(spec, {**facts, "train_rows": len(run.rows)})
@@ -193,7 +196,7 @@ def train(
 
     Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved.
     """
-    spec = _prepare(folder, spec, fresh, screen)
+    spec = _prepare(folder, spec, workers, fresh, screen)
     settings = spec.load().settings
     title = f"train {folder.path.name}"
     log_txt = screen.log_to(folder.path / "log.txt")
@@ -254,7 +257,11 @@ class Workers:
             cores = os.cpu_count() or 1
             trainer = TorchTrainer(
                 _ray_worker,
-                train_loop_config={"folder": str(self.folder), "threads": max(1, cores // self.workers)},
+                train_loop_config={
+                    "folder": str(self.folder),
+                    "threads": max(1, cores // self.workers),
+                    "directory": os.getcwd(),
+                },
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=self.workers, use_gpu=torch.cuda.is_available(), resources_per_worker=None
                 ),
@@ -330,6 +337,7 @@ def _ray_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     torch.set_num_threads(config["threads"])
+    stand_in(config["directory"])
     folder = Path(config["folder"])
     job, leave = folder / "job.json", folder / "STOP"
     while not job.exists():

@@ -22,7 +22,7 @@ from gensys.engine.log import Log
 from gensys.engine.optim import Optim, adamw, rate
 from gensys.engine.parallel import World, average_gradients, broadcast_weights
 from gensys.engine.precision import Precision, autocast
-from gensys.errors import TrainingError
+from gensys.errors import ConfigError, TrainingError
 from gensys.noise import Noise
 
 __all__ = ["Budget", "Progress", "Settings", "train"]
@@ -56,6 +56,12 @@ class Settings:
     save_every: float = 60.0  # seconds between checkpoints
     log_every: int = 20  # steps between lines of the log
     previews: int = 8  # sample grids over the run, after the one at step 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"'batch' must be at least 1, got {self.batch}")
+        if not 0 <= self.seed < 1 << 43:  # shifted by 20 bits and added to a step, it must fit torch's 64-bit seed
+            raise ConfigError(f"'seed' must lie in [0, 2^43), got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -102,41 +108,43 @@ def train(
 
     log = Log(folder, state.step) if chief else None
     clock = time.perf_counter() - state.seconds
-    saved_at, pictured = state.seconds, settings.budget.progress(state)
-    if chief and preview and state.step == 0:
-        preview(average, 0)
+    saved_at, pictured, logged = state.seconds, settings.budget.progress(state), state.step
+    terms: dict[str, Tensor] = {}
+    lr = 0.0
+    try:
+        if chief and preview and state.step == 0:
+            preview(average, 0)
+        while not state.finished:
+            seconds, wish = _agree(time.perf_counter() - clock, stop is not None and stop(), world)
+            state = replace(state, seconds=seconds)
+            fraction = settings.budget.progress(state)
+            state = replace(state, finished=fraction >= 1.0)
+            leaving = state.finished or wish
 
-    while not state.finished:
-        seconds, wish = _agree(time.perf_counter() - clock, stop is not None and stop(), world)
-        state = replace(state, seconds=seconds)
-        fraction = settings.budget.progress(state)
-        state = replace(state, finished=fraction >= 1.0)
-        leaving = state.finished or wish
-
-        if not leaving:
-            terms = _step(
-                model, optimizers, _moved(batch(state.step), device), settings, state, fraction, world, device
-            )
-            state = replace(state, step=state.step + 1, images=state.images + settings.batch)
-            ema.update(average, model, state.step, gamma)
-            if log and (state.step % settings.log_every == 0 or state.step == 1):
-                values = _finite({name: float(value) for name, value in terms.items()}, state.step)
-                lr = rate(settings.optim, state.step - 1, fraction)
+            every = state.step % settings.log_every == 0 or state.step == 1 or state.finished
+            if log and every and state.step > logged:
+                logged = state.step
+                values = _finite(terms, state.step)
                 log.write(state.step, {**values, "lr": lr, "images": state.images, "seconds": round(seconds, 3)})
                 if watch:
                     watch(Progress(state, fraction, values.get("loss", float("nan"))))
+            if chief and preview and (state.finished or fraction >= pictured + 1 / settings.previews):
+                pictured = fraction
+                preview(average, state.step)
+            if chief and (leaving or seconds - saved_at >= settings.save_every):
+                saved_at = seconds
+                _finite(terms, state.step)  # whether or not the log looked at this step
+                save_checkpoint(folder / "checkpoints", model, average, optimizers, state, settings.keep)
+            if leaving:
+                break
 
-        if chief and preview and (state.finished or fraction >= pictured + 1 / settings.previews):
-            pictured = fraction
-            preview(average, state.step)
-        if chief and (leaving or seconds - saved_at >= settings.save_every):
-            saved_at = seconds
-            save_checkpoint(folder / "checkpoints", model, average, optimizers, state, settings.keep)
-        if leaving:
-            break
-
-    if log:
-        log.close()
+            lr = rate(settings.optim, state.step, fraction)
+            terms = _step(model, optimizers, _moved(batch(state.step), device), settings, state, lr, world, device)
+            state = replace(state, step=state.step + 1, images=state.images + settings.batch)
+            ema.update(average, model, state.step, gamma)
+    finally:
+        if log:
+            log.close()
     return state
 
 
@@ -146,7 +154,7 @@ def _step(
     rows: Batch,
     settings: Settings,
     state: State,
-    fraction: float,
+    lr: float,
     world: World,
     device: torch.device,
 ) -> dict[str, Tensor]:
@@ -157,7 +165,7 @@ def _step(
     for player in model.players:
         optimizer, parameters = optimizers[player], model.parameters_of(player)
         for group in optimizer.param_groups:
-            group["lr"] = rate(settings.optim, state.step, fraction)
+            group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         with autocast(settings.precision, device):
             loss = model.loss(rows, noise, player)
@@ -174,7 +182,9 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
     return Batch(batch.x.to(device), {k: v.to(device) for k, v in batch.cond.items()}, batch.ids.to(device))
 
 
-def _finite(values: dict[str, float], step: int) -> dict[str, float]:
+def _finite(terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
+    """The terms as numbers. Raises TrainingError unless all of them, the gradient's norm included, are finite."""
+    values = {name: float(value) for name, value in terms.items()}
     if not all(math.isfinite(value) for value in values.values()):
         raise TrainingError(
             f"the loss is not finite at step {step} ({values}): lower 'lr', or train with precision=fp32; the "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from gensys.errors import ConfigError
+
 __all__ = ["Optim", "adamw", "rate"]
 
 
@@ -24,6 +26,10 @@ class Optim:
     weight_decay: float = 0.0
     warmup: int = 100
     decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigError(f"'lr' must be positive, got {self.lr}")
 
 
 def adamw(parameters: Sequence[nn.Parameter], optim: Optim) -> torch.optim.AdamW:

@@ -6,11 +6,17 @@ appendix G, without attention.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 __all__ = ["Decoder", "Encoder"]
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with eight groups, or the most that divide the channels if eight do not."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 class Residual(nn.Module):
@@ -19,10 +25,10 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(min(8, inputs), inputs),
+            _norm(inputs),
             nn.SiLU(),
             nn.Conv2d(inputs, outputs, 3, padding=1),
-            nn.GroupNorm(min(8, outputs), outputs),
+            _norm(outputs),
             nn.SiLU(),
             nn.Conv2d(outputs, outputs, 3, padding=1),
         )
@@ -45,7 +51,7 @@ class Encoder(nn.Module):
         layers += [Residual(widths[0], widths[0])]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), Residual(after, after)]
-        layers += [nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], outputs, 3, padding=1)]
+        layers += [_norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], outputs, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(inputs, widths[-1], 3, padding=1), Residual(widths[-1], widths[-1])]
         for before, after in pairwise(reversed(widths)):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1), Residual(after, after)]
-        layers += [nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)]
+        layers += [_norm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)]
         layers += [nn.PixelShuffle(patch)]
         self.layers = nn.Sequential(*layers)
 
