@@ -1,0 +1,374 @@
+"""The training loop: players, budgets, and runs that go on as if nothing had happened."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from gensys.core import Batch, Generative, Loss
+from gensys.data import order
+from gensys.engine.checkpoint import newest, read_state
+from gensys.engine.loop import Budget, Settings, train
+from gensys.engine.optim import Optim
+from gensys.errors import TrainingError
+from gensys.noise import Noise, Stream
+
+CONSTANT = Optim(lr=0.05, warmup=0, decay=0.0)
+ROWS = 50
+
+
+class Gauss(Generative):
+    """The mean of x, by least squares: the loss is quadratic, its minimum the mean of the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(2))
+        self.drop = nn.Dropout(0.5)  # torch's own generator takes part too
+
+    def loss(self, batch, noise, player):
+        noisy = batch.x + 0.1 * noise.normal((2,), Stream.EPS) + 0.1 * (self.drop(torch.ones_like(batch.x)) - 1.0)
+        total = (self.mean - noisy).square().sum(1).mean()
+        return Loss(total, {"loss": total.detach()})
+
+    def sample(self, cond, noise):
+        return self.mean + noise.normal((2,), Stream.INITIAL)
+
+
+class Game(Generative):
+    """Two players whose losses reach into each other's parameters; notes what each turn finds."""
+
+    players = ("critic", "critic", "generator")
+
+    def __init__(self):
+        super().__init__()
+        self.critic, self.generator = nn.Linear(2, 1), nn.Linear(2, 2)
+        self.noted = []
+
+    def parameters_of(self, player):
+        return list({"critic": self.critic, "generator": self.generator}[player].parameters())
+
+    def loss(self, batch, noise, player):
+        weights = {name: [p.detach().clone() for p in self.parameters_of(name)] for name in ("critic", "generator")}
+        self.noted.append((player, weights))
+        score = self.critic(self.generator(noise.normal((2,), Stream.PRIOR))).mean() - self.critic(batch.x).mean()
+        total = score.square() if player == "critic" else -score
+        return Loss(total, {"loss": total.detach()})
+
+    def sample(self, cond, noise):
+        return self.generator(noise.normal((2,), Stream.PRIOR))
+
+
+def data():
+    rows = torch.arange(ROWS)
+    return Noise(9, rows).normal((2,), Stream.EPS) * 0.3 + torch.tensor([1.0, -2.0])
+
+
+def batches(settings):
+    x = data()
+
+    def batch(step):
+        rows = order.rows(settings.seed, step, settings.batch, ROWS)
+        return Batch(x[rows], {}, rows)
+
+    return batch
+
+
+def fit(folder, kind=Gauss, stop_after=None, **options):
+    """Train; with `stop_after`, ask to stop when so many batches were given."""
+    folder.mkdir(exist_ok=True)
+    settings = Settings(
+        **{"batch": 10, "budget": Budget(images=400), "optim": CONSTANT, "precision": "fp32", "log_every": 3} | options
+    )
+    given, inner = [], batches(settings)
+
+    def batch(step):
+        given.append(step)
+        return inner(step)
+
+    torch.manual_seed(0)
+    model = kind()
+    state = train(
+        model,
+        batch,
+        settings,
+        folder,
+        stop=None if stop_after is None else lambda: len(given) >= stop_after,
+    )
+    return model, state, given
+
+
+def lines(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
+
+
+def tensors(folder):
+    at = newest(folder / "checkpoints")
+    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
+
+
+def test_a_gaussian_mean_is_found(tmp_path):
+    model, state, _ = fit(tmp_path, budget=Budget(images=50 * 400), batch=50, optim=Optim(lr=0.05, decay=1.0))
+    torch.testing.assert_close(model.mean.detach(), data().mean(0), atol=0.01, rtol=0)
+    average = Gauss()
+    from gensys.engine.checkpoint import load_weights
+
+    load_weights(average, newest(tmp_path / "checkpoints") / "average.safetensors")
+    torch.testing.assert_close(average.mean.detach(), data().mean(0), atol=0.01, rtol=0)
+    assert state.finished
+
+
+def test_a_least_squares_line_is_found(tmp_path):
+    class Line(Generative):
+        def __init__(self):
+            super().__init__()
+            self.line = nn.Linear(1, 1)
+
+        def loss(self, batch, noise, player):
+            total = (self.line(batch.x[:, :1]) - batch.x[:, 1:]).square().mean()
+            return Loss(total, {"loss": total.detach()})
+
+        def sample(self, cond, noise):
+            raise NotImplementedError
+
+    model, *_ = fit(tmp_path, Line, budget=Budget(images=50 * 600), batch=50, optim=Optim(lr=0.1, warmup=10))
+    x, y = data().T
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    assert model.line.weight.item() == pytest.approx(slope.item(), abs=1e-3)
+    assert model.line.bias.item() == pytest.approx((y.mean() - slope * x.mean()).item(), abs=1e-3)
+
+
+def test_each_player_changes_in_its_own_turn_only(tmp_path):
+    model, state, _ = fit(tmp_path, Game, budget=Budget(images=40))
+    assert [player for player, _ in model.noted] == list(Game.players) * state.step
+    after = [weights for _, weights in model.noted[1:]]
+    for (player, before), then in zip(model.noted[:-1], after, strict=True):
+        for name in ("critic", "generator"):
+            moved = any(not torch.equal(a, b) for a, b in zip(before[name], then[name], strict=True))
+            assert moved == (name == player), (player, name)
+
+
+def test_gradients_do_not_leak_from_one_turn_into_another(tmp_path):
+    """The critic's loss leaves gradients in the generator; its own turn must not see them."""
+    seen = {}
+    real = nn.utils.clip_grad_norm_
+
+    class Alone(Game):
+        players = ("generator",)
+
+    def noting(parameters, *rest):
+        kept = [p.grad.clone() for p in parameters]
+        seen.setdefault(tuple(kept[0].shape), []).append(kept)
+        return real(parameters, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.utils, "clip_grad_norm_", noting)
+        fit(tmp_path / "game", Game, budget=Budget(images=10), optim=Optim(lr=1e-9, warmup=0))
+        together = seen.pop((2, 2))
+        fit(tmp_path / "alone", Alone, budget=Budget(images=10), optim=Optim(lr=1e-9, warmup=0))
+        alone = seen.pop((2, 2))
+    assert len(together) == len(alone) == 1
+    for a, b in zip(together[0], alone[0], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_game_is_logged_player_by_player(tmp_path):
+    fit(tmp_path, Game, budget=Budget(images=10))
+    names = set(lines(tmp_path)[0])
+    assert {"critic/loss", "generator/loss", "critic/grad_norm", "generator/grad_norm", "lr", "images"} <= names
+
+
+@pytest.mark.parametrize(("images", "batch", "steps"), [(400, 10, 40), (401, 10, 41), (7, 10, 1), (10, 10, 1)])
+def test_a_budget_of_images_ends_exactly(tmp_path, images, batch, steps):
+    _, state, given = fit(tmp_path, budget=Budget(images=images), batch=batch)
+    assert (state.step, state.images, state.finished) == (steps, steps * batch, True)
+    assert given == list(range(steps))
+    assert read_state(newest(tmp_path / "checkpoints")) == state
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    fit(tmp_path)
+    before = tensors(tmp_path)
+    _, state, given = fit(tmp_path)
+    assert (state.step, given) == (40, [])
+    assert tensors(tmp_path) == before
+
+
+def test_a_budget_of_time_ends(tmp_path):
+    begun = time.perf_counter()
+    _, state, _ = fit(tmp_path, budget=Budget(seconds=0.5))
+    assert state.finished
+    assert 0.5 <= state.seconds < 1.5
+    assert time.perf_counter() - begun < 5
+    assert read_state(newest(tmp_path / "checkpoints")) == state
+
+
+def test_time_counts_on_after_a_stop(tmp_path):
+    _, first, _ = fit(tmp_path, budget=Budget(seconds=1.0), stop_after=20)
+    assert not first.finished
+    time.sleep(0.3)  # not training
+    _, second, _ = fit(tmp_path, budget=Budget(seconds=1.0))
+    assert second.finished
+    assert 1.0 <= second.seconds < 1.3
+
+
+def test_a_stop_saves_and_leaves(tmp_path):
+    _, state, given = fit(tmp_path, stop_after=7)
+    assert (state.step, state.finished, given) == (7, False, list(range(7)))
+    assert read_state(newest(tmp_path / "checkpoints")) == state
+
+
+@pytest.mark.parametrize("kind", [Gauss, Game])
+@pytest.mark.parametrize("stops", [(1,), (17,), (3, 5, 20)])
+def test_stopped_and_resumed_equals_undisturbed(tmp_path, kind, stops):
+    """Weights, average, optimizer and log, byte for byte."""
+    optim = Optim(lr=0.05, warmup=20, decay=0.5)
+    fit(tmp_path / "quiet", kind, optim=optim)
+    for after in stops:
+        _, state, _ = fit(tmp_path / "stopped", kind, stop_after=after, optim=optim)
+        assert not state.finished
+    _, state, given = fit(tmp_path / "stopped", kind, optim=optim)
+    assert given == list(range(sum(stops), 40))
+    assert state.step == 40
+    assert tensors(tmp_path / "stopped") == tensors(tmp_path / "quiet")
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "quiet")
+
+
+def test_resumed_from_an_older_checkpoint_the_log_is_the_same(tmp_path):
+    fit(tmp_path / "quiet", save_every=0.0)
+    fit(tmp_path / "torn", save_every=0.0, stop_after=30, keep=5)
+    for damaged in sorted((tmp_path / "torn" / "checkpoints").iterdir())[-3:]:
+        (damaged / "COMMITTED").unlink()
+    fit(tmp_path / "torn", save_every=0.0)
+    assert tensors(tmp_path / "torn") == tensors(tmp_path / "quiet")
+    assert lines(tmp_path / "torn") == lines(tmp_path / "quiet")
+
+
+def test_saving_at_every_step_ends_finished(tmp_path):
+    """The last step's checkpoint says that the run is over, although one was due at that step anyway."""
+    _, state, _ = fit(tmp_path, save_every=0.0)
+    assert state.finished
+    assert read_state(newest(tmp_path / "checkpoints")) == state
+
+
+class Breaking(Gauss):
+    """The loss is not a number from the third step on."""
+
+    at = 3
+
+    def loss(self, batch, noise, player):
+        loss = super().loss(batch, noise, player)
+        broken = loss.total * (math.nan if noise.step >= self.at - 1 else 1.0)
+        return Loss(broken, {"loss": broken.detach()})
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
+    with pytest.raises(TrainingError, match=r"not finite at step \d+ .*lower 'lr'"):
+        fit(tmp_path, Breaking)
+
+
+def test_no_checkpoint_holds_weights_that_are_not_numbers(tmp_path):
+    """Whether or not the log has looked at the step."""
+    with pytest.raises(TrainingError, match="not finite"):
+        fit(tmp_path, Breaking, log_every=1000, budget=Budget(images=100))
+    assert newest(tmp_path / "checkpoints") is None
+    with pytest.raises(TrainingError, match="not finite"):
+        fit(tmp_path, Breaking, log_every=1000, save_every=0.0)
+    assert read_state(newest(tmp_path / "checkpoints")).step == 2
+    with pytest.raises(TrainingError, match="not finite"):
+        fit(tmp_path / "stop", Breaking, log_every=1000, stop_after=5)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**43 - 1])
+def test_every_seed_can_train(tmp_path, seed):
+    _, state, _ = fit(tmp_path, seed=seed, budget=Budget(images=20))
+    assert state.finished
+
+
+def test_previews_come_at_the_start_and_at_even_parts(tmp_path):
+    drawn = []
+    settings = Settings(10, Budget(images=400), CONSTANT, precision="fp32", previews=4)
+    train(Gauss(), batches(settings), settings, tmp_path, preview=lambda average, step: drawn.append(step))
+    assert drawn[0] == 0
+    assert drawn[-1] == 40
+    assert len(drawn) == 5
+
+
+def test_the_last_step_is_logged_with_the_rate_it_was_trained_at(tmp_path):
+    fit(tmp_path, budget=Budget(images=370), log_every=20, optim=Optim(lr=1.0, warmup=0, decay=1.0))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 20, 37]
+    assert [line["lr"] for line in lines(tmp_path)] == pytest.approx([1.0, 1 - 19 / 37, 1 - 36 / 37])
+    assert [line["images"] for line in lines(tmp_path)] == [10, 200, 370]
+
+
+def test_watchers_see_every_line_of_the_log(tmp_path):
+    seen = []
+    settings = Settings(10, Budget(images=400), CONSTANT, precision="fp32", log_every=10)
+    train(Gauss(), batches(settings), settings, tmp_path, watch=seen.append)
+    assert [p.state.step for p in seen] == [line["step"] for line in lines(tmp_path)] == [1, 10, 20, 30, 40]
+    assert all(math.isfinite(p.loss) and 0.0 <= p.fraction <= 1.0 for p in seen)
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import torch
+from gensys.core import Batch
+from gensys.data import order
+from gensys.denoiser import Denoiser
+from gensys.engine.loop import Budget, Settings, train
+from gensys.engine.optim import Optim
+from gensys.families.diffusion import Diffusion
+from gensys.nn.mlp import MLP
+from gensys.noise import Noise, Stream
+from gensys.paths import Linear
+from gensys.targets import velocity
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = Diffusion(Denoiser(MLP(2, width=32, depth=2), Linear(), velocity), (2,))
+settings = Settings(32, Budget(images=32 * 300), Optim(warmup=10), precision="fp32", save_every=0.05)
+
+def batch(step):
+    time.sleep(0.002)
+    print(step, flush=True)
+    rows = order.rows(0, step, 32, 1000)
+    return Batch(Noise(1, rows).normal((2,), Stream.EPS), {}, rows)
+
+train(model, batch, settings, Path(sys.argv[1]))
+"""
+
+
+def start(folder):
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_killed_and_resumed_equals_undisturbed(tmp_path):
+    """SIGKILL at an unlucky moment, twice; the files at the end are those of a quiet run."""
+    quiet = start(tmp_path / "quiet")
+    for moment in (90, 170):
+        with start(tmp_path / "killed") as process:
+            for line in process.stdout:
+                if int(line) >= moment:
+                    process.send_signal(signal.SIGKILL)
+                    break
+    with start(tmp_path / "killed") as process:
+        first = int(process.stdout.readline())
+        process.stdout.read()
+    assert process.returncode == 0
+    assert 0 < first <= 175  # it went on, and not from the start
+    with quiet:
+        quiet.stdout.read()
+    assert quiet.returncode == 0
+    assert tensors(tmp_path / "killed") == tensors(tmp_path / "quiet")
+    assert lines(tmp_path / "killed") == lines(tmp_path / "quiet")
