@@ -19,12 +19,13 @@ from gensys.noise import Noise
 from gensys.progress import Screen
 from gensys.run import RunFolder
 
-__all__ = ["EncodeJob", "encode"]
+__all__ = ["EncodeJob", "encode", "source_of"]
 
 _BLOCK = 64  # rows encoded at once: fixed, so that a row's bits do not depend on the size of the shards
 
 
-def _source(folder: RunFolder, data: str | None) -> Source:
+def source_of(folder: RunFolder, data: str | None) -> Source:
+    """What a codec's run encodes: `data`, or what it was trained on."""
     spec = folder.spec()
     return spec.load().source if data is None else open_source(data, int(spec.knobs.get("size", 32)))
 
@@ -54,7 +55,7 @@ class EncodeJob:
 
     def load(self) -> Callable[[int], int]:
         folder = RunFolder(Path(self.run))
-        codec, source, store = _codec(folder), _source(folder, self.data), Store.open(self.store)
+        codec, source, store = _codec(folder), source_of(folder, self.data), Store.open(self.store)
 
         @torch.no_grad()
         def work(shard: int) -> int:
@@ -95,7 +96,7 @@ def encode(
 
     The same run and data give the same bytes, whatever the number of workers.
     """
-    source, codec = _source(folder, data), _codec(folder)
+    source, codec = source_of(folder, data), _codec(folder)
     with torch.no_grad():
         row = torch.zeros(1, dtype=torch.int64)
         shape = codec.encode(source.batch(row, Noise(0, row)).x.to(_device())).mean.shape[1:]

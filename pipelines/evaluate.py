@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gensys.pipelines.encode import source_of
 from torch import Tensor
 
 from gensys.core import Codec
 from gensys.data import order
 from gensys.data.latents import LatentSource
-from gensys.data.sources import Source, open_source, split
+from gensys.data.sources import Source, split
 from gensys.data.store import Store
 from gensys.errors import RunError
 from gensys.evaluate.classifier import Judge, judge
@@ -31,6 +32,7 @@ from gensys.run import RunFolder, open_codec
 
 __all__ = ["evaluate", "judge_of", "real_source"]
 
+_LEAST_HELD_OUT = 100  # as many as the 1 % quantile of their distances needs
 _ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model is held against the same images
 
 
@@ -40,9 +42,7 @@ def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
     if not isinstance(source, LatentSource):
         return source, None
     made_by = source.store.attributes["codec"]
-    codec = RunFolder(Path(made_by["run"])).spec()
-    size = codec.knobs.get("size", 32)
-    return open_source(made_by["data"] or str(codec.knobs["data"]), int(size)), open_codec(source)
+    return source_of(RunFolder(Path(made_by["run"])), made_by["data"] or None), open_codec(source)
 
 
 def _images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,9 @@ def judge_of(source: Source, folder: Path) -> Judge:
     return judge(folder, *_images(source, train), *_images(source, test), classes=len(source.classes))
 
 
-def _score(store: Store, source: Source, codec: Codec | None, judged: Judge, out: Path) -> dict[str, Metric]:
+def _score(
+    store: Store, source: Source, codec: Codec | None, judged: Judge, out: Path, screen: Screen
+) -> dict[str, Metric]:
     n = len(store)
     samples = torch.from_numpy(store.read("x", np.arange(n))).float() / 127.5 - 1.0
     labels = torch.from_numpy(store.read("label", np.arange(n)))
@@ -71,16 +73,26 @@ def _score(store: Store, source: Source, codec: Codec | None, judged: Judge, out
     fill = max(0, n - len(test))
     reference = torch.cat([test[:n], train[:fill]])
     others = train[fill : fill + n]
-    result = evaluate_samples(
-        samples,
-        None if bool((labels < 0).any()) else labels,
-        _images(source, reference)[0],
-        _images(source, others)[0] if len(others) == n else None,
-        _images(source, train)[0],
-        judged.classifier,
-        accuracy=judged.accuracy,
-        held_out=_images(source, test)[0] if len(test) >= 100 else None,  # as many as the metric asks for
-    )
+    if len(others) < n:
+        screen.line(
+            f"no floors: {n} samples need {n} more real images than the reference has; sample fewer to get them"
+        )
+    compared = len(test) >= _LEAST_HELD_OUT
+    if not compared:
+        screen.line(f"no memorisation: it needs {_LEAST_HELD_OUT} held-out images, and there are {len(test)}")
+    try:
+        result = evaluate_samples(
+            samples,
+            None if bool((labels < 0).any()) else labels,
+            _images(source, reference)[0],
+            _images(source, others)[0] if len(others) == n else None,
+            _images(source, train)[0] if compared else None,
+            judged.classifier,
+            accuracy=judged.accuracy,
+            held_out=_images(source, test)[0] if compared else None,
+        )
+    except ValueError as error:  # too few rows, or values that are no images: the message names which
+        raise RunError(f"{str(store.path)!r} cannot be scored: {error}") from error
     if codec is not None:
         result |= _reconstruct(codec, source, out / "reconstructions.png")
     return result
@@ -125,7 +137,7 @@ def evaluate(target: Path, *, workers: int, screen: Screen) -> dict[str, Any]:
         with screen.phase("train the classifier", 1, "steps"):
             judged = judge_of(source, out / "judge")
         with screen.phase("evaluate", len(store), "samples") as phase:
-            metrics = _score(store, source, codec, judged, out)
+            metrics = _score(store, source, codec, judged, out, screen)
             phase.update(len(store))
         protocol = _protocol(store, folder, source, judged)
     result = {
