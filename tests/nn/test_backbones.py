@@ -1,0 +1,179 @@
+"""Networks: shapes, conditioning, gradients. They know no path and no loss."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gensys.nn.attention import attention
+from gensys.nn.autoencoder import Decoder, Encoder
+from gensys.nn.dit import DiT
+from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions, sinusoid
+from gensys.nn.mlp import MLP
+
+SHAPE = (3, 8, 4)
+
+
+def dit(classes=5, **options):
+    torch.manual_seed(0)
+    return DiT(SHAPE, **{"patch": 2, "width": 32, "depth": 2, "heads": 4, "classes": classes} | options)
+
+
+def awake(net):
+    """The same network with no zero in it, so that every input can be seen in the output."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+def inputs(batch=4, shape=SHAPE):
+    torch.manual_seed(1)
+    return torch.randn(batch, *shape), torch.rand(batch)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((3, 8, 4), 1), ((3, 8, 4), 2), ((3, 8, 4), 4), ((1, 6, 6), 3)])
+def test_patches_are_taken_apart_and_put_together(shape, patch):
+    net = DiT(shape, patch=patch, width=8, depth=1, heads=2)
+    x = torch.arange(2.0 * shape[0] * shape[1] * shape[2]).view(2, *shape)
+    tokens = net.tokens(x)
+    assert tokens.shape == (2, shape[1] * shape[2] // patch**2, shape[0] * patch**2)
+    assert torch.equal(net.image(tokens), x)
+    corner = x[0, :, :patch, :patch]
+    assert torch.equal(tokens[0, 0], corner.flatten())
+    right = x[0, :, :patch, patch : 2 * patch] if shape[2] > patch else x[0, :, patch : 2 * patch, :patch]
+    assert torch.equal(tokens[0, 1], right.flatten())
+
+
+def test_an_untrained_transformer_returns_zero():
+    x, t = inputs()
+    assert torch.equal(dit()(x, t, {"label": torch.arange(4)}), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("net", [dit, lambda classes=5: MLP(6, width=32, classes=classes)])
+def test_label_time_and_input_matter_row_by_row(net):
+    net = awake(net())
+    shape = SHAPE if isinstance(net, DiT) else (6,)
+    x, t = inputs(4, shape)
+    label = torch.tensor([0, 1, 2, -1])
+    out = net(x, t, {"label": label})
+    assert out.shape == x.shape
+    other = net(x, t, {"label": torch.tensor([0, 3, 2, -1])})
+    assert [torch.equal(a, b) for a, b in zip(out, other, strict=True)] == [True, False, True, True]
+    other = net(x, t + torch.tensor([0.0, 0.0, 0.1, 0.0]), {"label": label})
+    assert [torch.equal(a, b) for a, b in zip(out, other, strict=True)] == [True, True, False, True]
+    other = net(torch.cat([x[:3], x[3:] + 1]), t, {"label": label})
+    assert [torch.equal(a, b) for a, b in zip(out, other, strict=True)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize("net", [dit, lambda classes=5: MLP(6, width=32, classes=classes)])
+def test_no_label_is_the_label_minus_one(net, classes):
+    net = awake(net(classes=classes))
+    x, t = inputs(4, SHAPE if isinstance(net, DiT) else (6,))
+    assert torch.equal(net(x, t, {}), net(x, t, {"label": torch.full((4,), -1)}))
+
+
+def test_a_label_that_is_no_class_is_refused():
+    with pytest.raises(IndexError):
+        LabelEmbedding(3, 8)({"label": torch.tensor([4])}, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"patch": 3}, "'patch' must divide the sides"),
+        ({"heads": 5}, "'width' must be a multiple of 'heads'"),
+        ({"width": 6, "heads": 2}, "'dim' must be a multiple of 4"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        dit(**options)
+
+
+@pytest.mark.parametrize("build", [dit, lambda: MLP(6, width=32, classes=5)])
+def test_every_parameter_learns_after_one_step(build):
+    """The zeros at the start hide the inner layers for one step and no longer."""
+    net = build()
+    x, t = inputs(6, SHAPE if isinstance(net, DiT) else (6,))
+    cond = {"label": torch.tensor([0, 1, 2, 3, 4, -1])}
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    for _ in range(2 if isinstance(net, DiT) else 1):
+        (net(x, t, cond) - x.flip(0)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    (net(x, t, cond) - x.flip(0)).square().mean().backward()
+    still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert still == []
+
+
+def test_the_first_step_reaches_what_starts_at_zero():
+    net = dit()
+    x, t = inputs()
+    (net(x, t, {}) - x).square().mean().backward()
+    assert net.out.weight.grad.abs().sum() > 0
+
+
+def test_output_has_the_type_of_the_input_under_autocast():
+    x, t = inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert awake(dit())(x, t, {}).dtype == torch.float32
+
+
+def test_positions_are_no_parameters_and_stay_out_of_checkpoints():
+    net = dit()
+    assert "positions" not in net.state_dict()
+    table = grid_positions(4, 3, 16)
+    assert table.shape == (12, 16)
+    assert len({tuple(row.tolist()) for row in table}) == 12
+    with pytest.raises(ValueError, match="multiple of 4"):
+        grid_positions(4, 3, 6)
+
+
+def test_sinusoids_are_on_the_unit_circle():
+    x = torch.linspace(0, 5, 7)
+    table = sinusoid(x, 8)
+    torch.testing.assert_close(table[:, :4] ** 2 + table[:, 4:] ** 2, torch.ones(7, 4))
+    torch.testing.assert_close(table[:, 4], x.sin())
+    assert TimeEmbedding(8)(torch.rand(5)).shape == (5, 8)
+
+
+@pytest.mark.parametrize("tokens", [(1, 1), (16, 16), (128, 128), (129, 129), (300, 300), (16, 200), (300, 7)])
+def test_attention_is_that_of_torch(tokens):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (tokens[0], tokens[1], tokens[1]))
+    ours, theirs = attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    weight = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad((ours * weight).sum(), (q, k, v)),
+        torch.autograd.grad((theirs * weight).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("widths", [(8,), (8, 16), (16, 24, 32)])
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encoder_and_decoder_are_mirror_images(size, widths, patch, channels):
+    factor = patch * 2 ** (len(widths) - 1)
+    x = torch.randn(2, channels, size, 2 * size)
+    z = Encoder(channels, 6, widths, patch)(x)
+    assert z.shape == (2, 6, size // factor, 2 * size // factor)
+    assert Decoder(channels, 6, widths, patch)(z).shape == x.shape
+
+
+def test_rows_of_an_autoencoder_are_independent():
+    torch.manual_seed(0)
+    encoder = Encoder(1, 4, (8, 16), 2)
+    x = torch.randn(5, 1, 16, 16)
+    torch.testing.assert_close(encoder(x)[1:2], encoder(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_of_an_autoencoder_gets_a_gradient():
+    net = nn.Sequential(Encoder(1, 4, (8, 16), 2), Decoder(1, 4, (8, 16), 2))
+    net(torch.randn(4, 1, 16, 16)).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if not p.grad.abs().sum() > 0] == []
