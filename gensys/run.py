@@ -152,9 +152,11 @@ def _function(recipe: str, code: str = "") -> Callable[..., Run]:
 
 def _read_recipe(file: Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"the recipe file {str(file)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the recipe file {str(file)!r} cannot be read: it is not UTF-8 text ({error})") from error
 
 
 def resolve(recipe: str, overrides: Mapping[str, str]) -> Spec:
@@ -185,7 +187,12 @@ def resolve(recipe: str, overrides: Mapping[str, str]) -> Spec:
 def knobs_of(recipe: str, code: str = "") -> dict[str, inspect.Parameter]:
     """The knobs of a recipe: its parameters, with annotations as types."""
     function = _function(recipe, code)
-    hints = get_type_hints(function)
+    try:
+        hints = get_type_hints(function)
+    except Exception as error:  # annotations are evaluated: what they name may not exist
+        raise ConfigError(
+            f"the knobs of {recipe!r} have an annotation that means nothing: {type(error).__name__}: {error}"
+        ) from error
     parameters = inspect.signature(function).parameters
     return {name: p.replace(annotation=hints.get(name, str)) for name, p in parameters.items()}
 
@@ -202,7 +209,10 @@ def parse(name: str, text: str, kind: Any) -> Knob:
                     f"knob {name!r} is one of {', '.join(choices)}, got {text!r}.{nearest(text, choices)}"
                 )
             return text
-        return kind(text)
+        value = kind(text)
+        if value != value:  # nan: no number, and never equal to itself when a run is resumed
+            raise ValueError(text)
+        return value
     except (KeyError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -217,7 +227,7 @@ def budget_of(text: str) -> Budget:
     if (seconds := _amount(text, {"s": 1, "m": 60, "h": 3600})) is not None:
         return Budget(seconds=seconds)
     if (images := _amount(text, {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000})) is not None:
-        return Budget(images=round(images))
+        return Budget(images=max(1, round(images)))
     raise ConfigError(f"'budget' is a time (90s, 10m, 2h) or a number of images (64000, 500k, 2M), got {text!r}")
 
 
@@ -235,7 +245,8 @@ def _amount(text: str, units: Mapping[str, int]) -> float | None:
         amount = float(number)
     except ValueError:
         return None
-    return amount * units[unit] if unit in units and 0 < amount < math.inf else None
+    amount *= units.get(unit, 0)
+    return amount if 0 < amount < math.inf else None
 
 
 def open_codec(source: LatentSource) -> Codec:
@@ -281,15 +292,23 @@ class RunFolder:
             ) from error
 
     def document(self) -> dict[str, Any]:
-        """run.json."""
+        """run.json. Raises RunError if there is none, or if it is not what `create` writes."""
+        path = self.path / "run.json"
         try:
-            return json.loads((self.path / "run.json").read_text())
-        except FileNotFoundError as error:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(document["recipe"], str) or not isinstance(document["knobs"], dict):
+                raise TypeError("'recipe' or 'knobs' is of another type")
+            if ":" in document["recipe"] and not isinstance(document["code_sha256"], str):
+                raise TypeError("'code_sha256' is of another type")
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(
                 f"{str(self.path)!r} is no run: it has no run.json. `gensys list` shows the runs here"
             ) from error
-        except json.JSONDecodeError as error:
-            raise RunError(f"{str(self.path / 'run.json')!r} is damaged ({error}): train again with --fresh") from error
+        except OSError as error:
+            raise RunError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{str(path)!r} is damaged ({error!r}): train again with --fresh") from error
+        return document
 
     def spec(self) -> Spec:
         """The Spec as it was trained. A recipe in a file must still be the file it was."""
