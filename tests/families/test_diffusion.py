@@ -55,7 +55,7 @@ def model(net, **options):
 
 
 def best_loss():
-    """The integral over t of tr Cov(eps - x | x_t) / 2: half the sum of s^2 / ((1 - t)^2 s^2 + t^2) over eigenvalues."""
+    """The integral over t of tr Cov(eps - x | x_t) / 2: half of s^2 / ((1 - t)^2 s^2 + t^2), over eigenvalues."""
     t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     values = torch.linalg.eigvalsh(COVARIANCE.double())
     return sum((s / ((1 - t) ** 2 * s + t**2)).mean().item() for s in values) / 2
