@@ -21,8 +21,8 @@ __all__ = ["digest", "digest_file", "explained", "link", "publish_directory", "s
 
 _DIGEST_BYTES = 16
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full: free some space and run again; shards already committed are kept",
-    errno.EDQUOT: "the disk quota is used up: free some space and run again; shards already committed are kept",
+    errno.ENOSPC: "the disk is full: free some space and run again; what is committed is kept",
+    errno.EDQUOT: "the disk quota is used up: free some space and run again; what is committed is kept",
     errno.EFBIG: "the file is larger than this process may write: raise `ulimit -f` or use smaller shards",
     errno.EROFS: "the file system is read-only: choose another place",
     errno.EACCES: "no permission to write here: change the directory's permissions or choose another place",
@@ -38,7 +38,7 @@ def explained(store: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "look at the path and run again")
-        raise StoreError(f"{doing} in the store {str(store)!r} failed with {error}: {remedy}") from error
+        raise StoreError(f"{doing} in {str(store)!r} failed with {error}: {remedy}") from error
 
 
 def digest(data: bytes | memoryview) -> str:

@@ -157,7 +157,7 @@ def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge) ->
     made_by = store.attributes
     settings = folder.spec().load().settings
     sampler = {name: made_by["knobs"][name] for name in sorted(folder.spec().load().retune)}
-    n, test = len(store), len(split(source)[1])
+    n, test, real = len(store), len(split(source)[1]), len(source)
     return {
         "samples": n,
         "sample ids": f"{made_by['first']}:{made_by['first'] + n}",
@@ -166,7 +166,7 @@ def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge) ->
         "precision": settings.precision,
         "weights": f"average of relative width {settings.ema:g}, sha256 {made_by['weights'][:16]}",
         "reference": f"{min(n, test)} test rows and {max(0, n - test)} training rows",
-        "floor": f"{n} other training rows against the same reference",
+        "floor": f"{n} other training rows against the same reference" if real >= 2 * n else "none: too few real images",
         "classifier": f"lenet, sha256 {judged.weights[:16]}, held-out accuracy {judged.accuracy:.3f}",
         **_about_data(source),
     }

@@ -319,15 +319,20 @@ class Workers:
 
 
 def _told(error: BaseException) -> BaseException:
-    """The gensys error inside what Ray Train raised, or one that says what happened."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = getattr(failure, "cause", failure)
-        cause = getattr(cause, "_base_exc", cause)
-        if isinstance(cause, GensysError):
-            return cause
-    if isinstance(error, GensysError):
-        return error
-    wrapped = TrainingError(f"Ray Train gave up: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+    """What to raise for what Ray Train raised: the worker's own error where it is one that a person can mend.
+
+    Several workers fail when one does, since it no longer answers the others: their errors say less.
+    """
+    failures: list[BaseException] = [
+        getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()
+    ]
+    for kind in (GensysError, OSError):
+        for failure in [*failures, error]:
+            if isinstance(failure, kind):
+                return failure
+    first = failures[0] if failures else error
+    text = (str(first).strip() or "no text").splitlines()[0]
+    wrapped = TrainingError(f"training on Ray's workers failed: {type(first).__name__}: {text}")
     wrapped.__cause__ = error
     return wrapped
 
