@@ -5,6 +5,7 @@ Nothing heavy is imported until a command needs it: `gensys --help` must not wai
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -390,6 +391,9 @@ def _number(value: object) -> str:
     )
 
 
-def main() -> None:
-    """The program `gensys`. Its name is fixed: completion and messages must not say "python -m gensys"."""
-    cli(prog_name="gensys")
+def main(verb: str | None = None) -> None:
+    """The program `gensys`. Its name is fixed: completion and messages must not say "python -m gensys".
+
+    verb: prepended to what was typed, for the files in pipelines/ that `ray submit` runs as programs.
+    """
+    cli(args=[verb, *sys.argv[1:]] if verb else None, prog_name="gensys")

@@ -124,3 +124,9 @@ def encode(
     if not store.sealed:
         seal_latents(store)
     return store
+
+
+if __name__ == "__main__":
+    from gensys.cli import main
+
+    main("encode")

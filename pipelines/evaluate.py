@@ -166,7 +166,13 @@ def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge) ->
         "precision": settings.precision,
         "weights": f"average of relative width {settings.ema:g}, sha256 {made_by['weights'][:16]}",
         "reference": f"{min(n, test)} test rows and {max(0, n - test)} training rows",
-        "floor": f"{n} other training rows against the same reference" if real >= 2 * n else "none: too few real images",
+        "floor": f"{n} other training rows, same reference" if real >= 2 * n else "none: too few real images",
         "classifier": f"lenet, sha256 {judged.weights[:16]}, held-out accuracy {judged.accuracy:.3f}",
         **_about_data(source),
     }
+
+
+if __name__ == "__main__":
+    from gensys.cli import main
+
+    main("evaluate")

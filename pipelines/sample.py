@@ -135,3 +135,9 @@ def sample(
         first = torch.from_numpy(store.read("x", np.arange(min(100, len(store)))))
         save_png(grid(first, columns=10, scale=2), out.with_suffix(".png"))
     return store
+
+
+if __name__ == "__main__":
+    from gensys.cli import main
+
+    main("sample")

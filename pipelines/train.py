@@ -56,7 +56,7 @@ def plan(spec: Spec, workers: int) -> dict[str, object]:
         loss.total.backward()
         seconds = time.perf_counter() - begun
     images, limit = settings.budget.images, settings.budget.seconds
-    steps = images // settings.batch if images else int((limit or 0.0) / seconds)
+    steps = -(-images // settings.batch) if images else int((limit or 0.0) / seconds)
     weights = 4 * sum(t.numel() for t in model.state_dict().values())
     return {
         "recipe": spec.recipe,
@@ -358,4 +358,4 @@ def _ray_worker(config: dict[str, Any]) -> None:
 if __name__ == "__main__":
     from gensys.cli import main
 
-    main()
+    main("train")
