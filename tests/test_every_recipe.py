@@ -1,0 +1,153 @@
+"""Every built-in recipe keeps its promises: a plan writes nothing, two steps train, what is saved is what is loaded."""
+
+import numpy as np
+import pytest
+import torch
+from gensys.pipelines.encode import encode
+from gensys.pipelines.train import plan, train
+from PIL import Image
+from safetensors.torch import load_file
+
+from gensys.core import Codec
+from gensys.engine.checkpoint import newest
+from gensys.engine.log import read
+from gensys.noise import Noise
+from gensys.preview import labels_for
+from gensys.progress import Screen
+from gensys.run import RunFolder, recipes, resolve
+
+SCREEN = Screen(quiet=True)
+TINY = {
+    "kl_autoencoder": {
+        "data": "images",
+        "size": "16",
+        "channels": "2",
+        "width": "8",
+        "batch": "8",
+        "precision": "fp32",
+    },
+    "latent_dit": {
+        **{"data": "latents", "width": "16", "depth": "2", "heads": "2", "batch": "8", "steps": "2"},
+        **{"precision": "fp32", "guidance": "2.0"},
+    },
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A folder of small images in two classes, and a latent store of it."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / "images" / name).mkdir(parents=True)
+        for k in range(20):
+            Image.fromarray(generator.integers(0, 256, (16, 16), np.uint8)).save(root / "images" / name / f"{k}.png")
+    codec = RunFolder(root / "codec")
+    knobs = TINY["kl_autoencoder"] | {"data": str(root / "images"), "budget": "8"}
+    train(codec, resolve("kl_autoencoder", knobs), workers=0, fresh=False, screen=SCREEN)
+    encode(codec, root / "latents.zarr", data=None, shard=64, workers=0, screen=SCREEN)
+    return {"images": str(root / "images"), "latents": str(root / "latents.zarr")}
+
+
+@pytest.fixture(params=sorted(recipes()))
+def tiny(request, places):
+    """(recipe, budget) -> its Spec with the smallest sensible knobs."""
+    knobs = TINY[request.param]  # a new recipe needs a line up there
+    return lambda budget="16": resolve(request.param, knobs | {"data": places[knobs["data"]], "budget": budget})
+
+
+def everything(path):
+    return sorted(str(p.relative_to(path)) for p in path.rglob("*"))
+
+
+def outputs(model, run):
+    """What the model is for, on fixed inputs."""
+    ids = torch.arange(5)
+    torch.manual_seed(0)
+    if isinstance(model, Codec):
+        posterior = model.encode(run.source.batch(ids, Noise(0, ids)).x)
+        return [posterior.mean, posterior.logvar, model.decode(posterior.mean)]
+    return [model.sample(labels_for(ids, len(run.source.classes)), Noise(0, ids))]
+
+
+def test_a_plan_writes_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = plan(tiny(), 0)
+    assert everything(tmp_path) == []
+    assert told["steps"] == 2
+    assert told["rows"] > 0
+    assert told["parameters"] == sum(p.numel() for p in tiny().model().parameters())
+
+
+@pytest.mark.parametrize("budget", ["16", "17", "7", "24"])
+def test_a_plan_tells_the_steps_that_are_taken(tiny, tmp_path, budget):
+    state = train(RunFolder(tmp_path / "run"), tiny(budget), workers=0, fresh=False, screen=SCREEN)
+    assert plan(tiny(budget), 0)["steps"] == state.step
+
+
+def test_two_steps_then_the_same_model_from_the_disk(tiny, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    state = train(folder, tiny(), workers=0, fresh=False, screen=SCREEN)
+    assert (state.step, state.images, state.finished) == (2, 16, True)
+    assert [line["step"] for line in read(folder.path)] == [1, 2]
+    written = {path.name for path in folder.path.iterdir()}
+    assert {"run.json", "env.json", "metrics.jsonl", "checkpoints", "samples"} <= written
+
+    saved = load_file(newest(folder.path / "checkpoints") / "average.safetensors")
+    model, run = folder.model(), folder.spec().load()
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    for first, second in zip(outputs(model, run), outputs(folder.model(), run), strict=True):
+        assert torch.equal(first, second)
+        assert first.isfinite().all()
+
+
+def test_training_moves_every_weight_of_the_players(tiny, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(folder, tiny("24"), workers=0, fresh=False, screen=SCREEN)
+    at = newest(folder.path / "checkpoints")
+    trained = load_file(at / "model.safetensors")
+    torch.manual_seed(folder.spec().load().settings.seed)
+    before = folder.spec().model().state_dict()
+    same = [name for name, value in trained.items() if torch.equal(value, before[name])]
+    assert same == []
+
+
+def test_it_is_the_same_run_again(tiny, tmp_path):
+    for name in ("a", "b"):
+        train(RunFolder(tmp_path / name), tiny(), workers=0, fresh=False, screen=SCREEN)
+    for file in newest(tmp_path / "a" / "checkpoints").glob("*.safetensors"):
+        assert file.read_bytes() == (newest(tmp_path / "b" / "checkpoints") / file.name).read_bytes()
+    assert (tmp_path / "a" / "run.json").read_bytes() == (tmp_path / "b" / "run.json").read_bytes()
+    pictures = everything(tmp_path / "a" / "samples")
+    assert pictures == everything(tmp_path / "b" / "samples") != []
+    for name in pictures:
+        assert (tmp_path / "a" / "samples" / name).read_bytes() == (tmp_path / "b" / "samples" / name).read_bytes()
+
+
+def test_another_seed_is_another_model(tiny):
+    def first(seed):
+        torch.manual_seed(seed)
+        return torch.cat([p.flatten() for p in tiny().model().parameters()])
+
+    assert torch.equal(first(0), first(0))
+    assert not torch.equal(first(0), first(1))
+
+
+def test_what_may_be_retuned_is_a_knob(tiny):
+    spec = tiny()
+    assert spec.load().retune <= set(spec.knobs)
+
+
+def test_every_budget_and_seed_reach_the_settings(tiny):
+    spec = tiny("12").with_knobs({"seed": 5, "batch": 4})
+    settings = spec.load().settings
+    assert (settings.budget.images, settings.seed, settings.batch) == (12, 5, 4)
