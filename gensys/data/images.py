@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from gensys.core import Batch
-from gensys.data.sources import check_rows, scaled
+from gensys.data.source import check_rows, scaled
 from gensys.errors import DataError
 from gensys.noise import Noise
 

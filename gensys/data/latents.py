@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gensys.core import Batch, Posterior
-from gensys.data.sources import Source, check_rows
+from gensys.data.source import Source, check_rows
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import DataError, StoreError
 from gensys.noise import Noise, Stream

