@@ -30,6 +30,15 @@ class Noting:
         return work
 
 
+@pytest.fixture(autouse=True)
+def two_threads():
+    """As on any machine with more than one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_every_shard_is_done_once_in_order_on_one_thread():
     before, done, job = torch.get_num_threads(), [], Noting("a", ([],))
     pool = Pool(0)
