@@ -70,9 +70,8 @@ shard_option = click.option(
     "--shard",
     type=click.IntRange(1),
     metavar="N",
-    default=1024,
-    show_default=True,
-    help="Rows a shard, the unit of work; n x 64.",
+    default=None,
+    help="Rows per shard, a multiple of 64; a worker makes one at a time.  [default: by the number of rows]",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
@@ -118,7 +117,7 @@ def train(
     dry_run: bool,
     quiet: bool,
 ) -> Answer:
-    """Train a recipe, or go on with it.
+    """Train a recipe, or resume it.
 
     RECIPE is a name that `gensys list` shows, or ./file.py:function. Its knobs are set as knob=value; `gensys show
     RECIPE` explains them.
@@ -153,10 +152,10 @@ def train(
 @workers_option()
 @quiet_option
 @answering
-def encode(run: Path, data: str | None, out: Path | None, shard: int, workers: int, quiet: bool) -> Answer:
+def encode(run: Path, data: str | None, out: Path | None, shard: int | None, workers: int, quiet: bool) -> Answer:
     """Encode data into a store of latents.
 
-    RUN is the codec. The store is RUN/latents.zarr unless --out names another.
+    RUN is the run of a codec, such as kl_autoencoder. The store is RUN/latents.zarr unless --out names another.
     """
     from gensys.pipelines.encode import encode as pipeline
 
@@ -172,9 +171,14 @@ def encode(run: Path, data: str | None, out: Path | None, shard: int, workers: i
 @knobs_argument
 @click.option("--seeds", "ids", type=SeedRange(), default="64", show_default=True, help="Which samples to draw.")
 @click.option(
-    "--seed", type=int, metavar="N", default=0, show_default=True, help="Of the whole draw: another one, other samples."
+    "--seed",
+    type=int,
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Another seed gives other samples.",
 )
-@click.option("--label", type=click.IntRange(0), metavar="N", help="Of which class.  [default: all in turn]")
+@click.option("--label", type=click.IntRange(0), metavar="N", help="Class to draw.  [default: every class in turn]")
 @out_option
 @shard_option
 @workers_option()
@@ -187,7 +191,7 @@ def sample(
     seed: int,
     label: int | None,
     out: Path | None,
-    shard: int,
+    shard: int | None,
     workers: int,
     quiet: bool,
 ) -> Answer:
@@ -226,17 +230,16 @@ def _store_answer(store: Store, following: str) -> Answer:
 
 @cli.command()
 @click.argument("target", type=Place(), metavar="RUN|STORE")
-@workers_option()
 @quiet_option
 @answering
-def evaluate(target: Path, workers: int, quiet: bool) -> Answer:
+def evaluate(target: Path, quiet: bool) -> Answer:
     """Score a run or a store of samples.
 
     Metrics with their 95 % intervals, what real data score, and the protocol they were taken under.
     """
     from gensys.pipelines.evaluate import evaluate as pipeline
 
-    result = pipeline(target, workers=workers, screen=_screen(quiet))
+    result = pipeline(target, screen=_screen(quiet))
     return Answer(result, f"{_scores(result['metrics'])}\n\n{_facts(result['protocol'])}")
 
 
@@ -264,7 +267,7 @@ def report(run: Path) -> Answer:
 
 @cli.command()
 @click.argument("store", type=Place(), metavar="STORE")
-@click.option("--repair", is_flag=True, help="Take back what is damaged, so that it is made again.")
+@click.option("--repair", is_flag=True, help="Uncommit damaged shards; the command that wrote them makes them again.")
 @answering
 def verify(store: Path, repair: bool) -> Answer:
     """Compare every byte of a store with what was committed."""

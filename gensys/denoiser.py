@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from gensys.core import Cond
 from gensys.paths import Path, expand
-from gensys.targets import Prediction, Target, recover
+from gensys.targets import Target
 
 __all__ = ["Denoiser"]
 
@@ -24,11 +23,6 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The raw output of the network, (B, *S)."""
         return self.net(x_t, t, cond)
-
-    def predict(self, x_t: Tensor, t: float, cond: Cond) -> Prediction:
-        """(x, eps) at one time for all rows, (B, *S) each."""
-        times = torch.full((x_t.shape[0],), t, dtype=x_t.dtype, device=x_t.device)
-        return recover(self.path(t), self.target, x_t, self(x_t, times, cond))
 
     def along(self, x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, the target of the network) for data, noise and times (B,)."""

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-class GensysError(ValueError):
+class GensysError(Exception):
     """The root: everything that the command line reports as a message."""
 
 

@@ -214,8 +214,6 @@ def parse(name: str, text: str, kind: Any) -> Knob:
             raise ValueError(text)
         return value
     except (KeyError, ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, str(kind))
         raise ConfigError(f"knob {name!r} is {wanted}, got {text!r}") from error
 

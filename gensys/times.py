@@ -6,7 +6,6 @@ a decreasing list of n + 1 fractions from 1 to 0, in double precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from gensys.noise import Noise, Stream
 from gensys.paths import Path
 
-__all__ = ["Grid", "LogitNormal", "TimeLaw", "Uniform", "on", "shifted", "uniform"]
+__all__ = ["LogitNormal", "TimeLaw", "Uniform", "on", "shifted", "uniform"]
 
 
 class TimeLaw(Protocol):
@@ -45,9 +44,6 @@ class LogitNormal:
 
     def __call__(self, noise: Noise) -> Tensor:
         return torch.sigmoid(self.mean + self.std * noise.normal((1,), Stream.TIME)[:, 0])
-
-
-Grid = Callable[[int], list[float]]
 
 
 def uniform(n: int) -> list[float]:

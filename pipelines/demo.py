@@ -82,8 +82,7 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
                 # them at the end of every loop makes this process slower, not faster
                 train(codec, spec, workers=0, fresh=False, screen=screen, threads=1)
             with stages.stage("encode", f"{len(source):,} images, {workers} Ray actors"):
-                shard = max(64, len(source) // (4 * workers) // 64 * 64)  # a few shards for every worker
-                encode(codec, latents, data=None, shard=shard, workers=workers, screen=screen, pool=pool)
+                encode(codec, latents, data=None, shard=None, workers=workers, screen=screen, pool=pool)
             with stages.stage("train flow", f"DiT on latents, {workers} Ray Train workers"):
                 left = max(_LEAST, budget - _OVERHEAD - (time.perf_counter() - begun))
                 spec = resolve("latent_dit", {"data": str(latents.resolve()), "budget": f"{left:.0f}s"})
@@ -96,7 +95,7 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
                     seed=0,
                     label=None,
                     overrides={},
-                    shard=max(64, samples // (4 * workers) // 64 * 64),
+                    shard=None,
                     workers=workers,
                     screen=screen,
                     pool=pool,
@@ -105,7 +104,7 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
             crew.close()
             pool.close()
     with stages.stage("evaluate", "classifier, distances, reconstruction"):
-        scores = evaluate(folder, workers=0, screen=screen)
+        scores = evaluate(folder, screen=screen)
     with stages.stage("report", "pictures and report.html"):
         draw_trajectory(flow.model(), source.classes, 0, folder / "trajectory.png")
         report = write_report(folder)

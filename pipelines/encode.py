@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from gensys.pipelines.pool import Pool
+from gensys.pipelines.pool import BLOCK, Pool, check_shard, default_shard, device, fill
 
 from gensys.core import Codec
 from gensys.data.latents import create_latents, seal_latents
@@ -21,13 +20,18 @@ from gensys.run import RunFolder
 
 __all__ = ["EncodeJob", "encode", "source_of"]
 
-_BLOCK = 64  # rows encoded at once: fixed, so that a row's bits do not depend on the size of the shards
-
 
 def source_of(folder: RunFolder, data: str | None) -> Source:
     """What a codec's run encodes: `data`, or what it was trained on."""
-    spec = folder.spec()
-    return spec.load().source if data is None else open_source(data, int(spec.knobs.get("size", 32)))
+    own = folder.spec().load().source
+    if data is None:
+        return own
+    other = open_source(data, own.shape[-1])
+    if other.shape != own.shape:
+        raise RunError(
+            f"{data!r} holds data of shape {other.shape}, and the codec was trained on {own.shape}: give the like"
+        )
+    return other
 
 
 def _codec(folder: RunFolder) -> Codec:
@@ -37,12 +41,8 @@ def _codec(folder: RunFolder) -> Codec:
             f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space: encode with the "
             f"run of an autoencoder"
         )
-    model.to(_device())
+    model.to(device())
     return model
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class EncodeJob:
         def work(shard: int) -> int:
             rows = torch.tensor(store.rows_of(shard))
             means, logvars, labels = [], [], []
-            for block in rows.split(_BLOCK):
+            for block in rows.split(BLOCK):
                 batch = source.batch(block, Noise(0, block))
-                posterior = codec.encode(batch.x.to(_device()))
+                posterior = codec.encode(batch.x.to(device()))
                 means.append(posterior.mean.cpu())
                 logvars.append(posterior.logvar.cpu())
                 labels.append(batch.cond.get("label", torch.full_like(block, -1)))
@@ -87,7 +87,7 @@ def encode(
     out: Path,
     *,
     data: str | None,
-    shard: int,
+    shard: int | None,
     workers: int,
     screen: Screen,
     pool: Pool | None = None,
@@ -99,28 +99,17 @@ def encode(
     source, codec = source_of(folder, data), _codec(folder)
     with torch.no_grad():
         row = torch.zeros(1, dtype=torch.int64)
-        shape = codec.encode(source.batch(row, Noise(0, row)).x.to(_device())).mean.shape[1:]
+        shape = codec.encode(source.batch(row, Noise(0, row)).x.to(device())).mean.shape[1:]
     store = create_latents(
         out,
         source,
         tuple(shape),
         {"run": str(folder.path.resolve()), "weights": folder.weights_digest(), "data": data or ""},
-        shard=shard,
-        chunk=math.gcd(_BLOCK, shard),  # a shard is a whole number of chunks
+        shard=check_shard(shard or default_shard(len(source))),
+        chunk=BLOCK,
     )
-    missing = store.missing()
-    if len(missing) < store.config.shards:
-        done = store.config.shards - len(missing)
-        screen.line(f"{out}: {done} of {store.config.shards} shards are there already")
-    if missing:
-        own = pool is None
-        pool = pool or Pool(min(workers, len(missing)))
-        try:
-            with screen.phase("encode", sum(len(store.rows_of(k)) for k in missing), "images") as phase:
-                pool.map(EncodeJob(str(folder.path), str(out), data), missing, lambda n: phase.update(phase.done + n))
-        finally:
-            if own:
-                pool.close()
+    job = EncodeJob(str(folder.path), str(out), data)
+    fill(store, job, "encode", "images", workers=workers, screen=screen, pool=pool)
     if not store.sealed:
         seal_latents(store)
     return store

@@ -108,7 +108,7 @@ def _reconstruct(codec: Codec, source: Source, picture: Path) -> dict[str, Metri
     return evaluate_reconstruction(x, decoded)
 
 
-def evaluate(target: Path, *, workers: int, screen: Screen) -> dict[str, Any]:
+def evaluate(target: Path, *, screen: Screen) -> dict[str, Any]:
     """Score a sample store, or a run folder's samples.zarr (for a codec's run: its reconstructions).
 
     Returns and writes evaluation.json: {"metrics", "protocol", "seconds"}. The protocol says everything that the

@@ -18,9 +18,13 @@ import torch
 from gensys.pipelines.session import Session, stand_in
 from ray.exceptions import RayActorError, RayTaskError
 
-from gensys.errors import GensysError
+from gensys.data.store import Store
+from gensys.errors import ConfigError, GensysError
+from gensys.progress import Screen
 
-__all__ = ["Job", "Pool"]
+__all__ = ["BLOCK", "Job", "Pool", "check_shard", "default_shard", "device", "fill"]
+
+BLOCK = 64  # rows computed at once, at fixed places: see `fill`
 
 _ATTEMPTS = 3  # a shard that killed three workers would kill the fourth: tell the user
 
@@ -126,3 +130,42 @@ class Pool:
         self._actors = []
         if self._own and self.session is not None:
             self.session.close()
+
+
+def device() -> torch.device:
+    """Where this process computes: the first GPU that it sees, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_shard(rows: int) -> int:
+    """Rows per shard where the user names none: about sixteen shards, of 64 to 4096 rows.
+
+    A function of the number of rows alone, so that the same command gives the same store on any machine.
+    """
+    return min(4096, max(BLOCK, -(-rows // (16 * BLOCK)) * BLOCK))
+
+
+def check_shard(shard: int) -> int:
+    """Refuse a shard that would cut a block: a matrix product may round a row differently among other rows."""
+    if shard < BLOCK or shard % BLOCK:
+        raise ConfigError(
+            f"'shard' must be a multiple of {BLOCK}, got {shard}; try {max(1, round(shard / BLOCK)) * BLOCK}"
+        )
+    return shard
+
+
+def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: Screen, pool: Pool | None) -> None:
+    """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running."""
+    missing = store.missing()
+    if len(missing) < store.config.shards:
+        done = store.config.shards - len(missing)
+        screen.line(f"{store.path}: {done} of {store.config.shards} shards are there already")
+    if not missing:
+        return
+    used = pool or Pool(min(workers, len(missing)))
+    try:
+        with screen.phase(verb, sum(len(store.rows_of(k)) for k in missing), unit) as phase:
+            used.map(job, missing, lambda rows: phase.update(phase.done + rows))
+    finally:
+        if pool is None:
+            used.close()

@@ -7,14 +7,13 @@ differently in another place. So the bits of sample 4711 do not depend on what e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from gensys.pipelines.pool import Pool
+from gensys.pipelines.pool import BLOCK, Pool, check_shard, default_shard, device, fill
 
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.precision import autocast
@@ -26,8 +25,6 @@ from gensys.progress import Screen
 from gensys.run import Knob, RunFolder
 
 __all__ = ["SampleJob", "sample"]
-
-BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -45,14 +42,14 @@ class SampleJob:
         folder, store = RunFolder(Path(self.run)), Store.open(self.store)
         spec = folder.spec().with_knobs(dict(self.knobs))
         run = spec.load()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = folder.model(spec).to(device)
+        place = device()
+        model = folder.model(spec).to(place)
         classes = len(run.source.classes)
 
         def block(number: int) -> tuple[np.ndarray, np.ndarray]:
-            ids = torch.arange(number * BLOCK, (number + 1) * BLOCK, device=device)
+            ids = torch.arange(number * BLOCK, (number + 1) * BLOCK, device=place)
             cond = labels_for(ids, classes, self.label)
-            with autocast(run.settings.precision, device):
+            with autocast(run.settings.precision, place):
                 x = model.sample(cond, Noise(self.seed, ids))
             label = cond.get("label", torch.full_like(ids, -1))
             return to_uint8(x).cpu().numpy(), label.cpu().numpy()
@@ -79,7 +76,7 @@ def sample(
     seed: int,
     label: int | None,
     overrides: Mapping[str, str],
-    shard: int,
+    shard: int | None,
     workers: int,
     screen: Screen,
     pool: Pool | None = None,
@@ -103,8 +100,8 @@ def sample(
         out,
         {"x": ArraySpec(shape, "uint8"), "label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")},
         rows=len(ids),
-        shard=shard,
-        chunk=math.gcd(BLOCK, shard),  # a shard is a whole number of chunks
+        shard=check_shard(shard or default_shard(len(ids))),
+        chunk=BLOCK,
         attributes={
             "kind": "samples",
             "run": str(folder.path.resolve()),
@@ -117,19 +114,8 @@ def sample(
             "classes": list(run.source.classes),
         },
     )
-    missing = store.missing()
-    if len(missing) < store.config.shards:
-        screen.line(f"{out}: {store.config.shards - len(missing)} of {store.config.shards} shards are there already")
-    if missing:
-        own = pool is None
-        pool = pool or Pool(min(workers, len(missing)))
-        job = SampleJob(str(folder.path), str(out), ids.start, seed, label, changed)
-        try:
-            with screen.phase("sample", sum(len(store.rows_of(k)) for k in missing), "samples") as phase:
-                pool.map(job, missing, lambda n: phase.update(phase.done + n))
-        finally:
-            if own:
-                pool.close()
+    job = SampleJob(str(folder.path), str(out), ids.start, seed, label, changed)
+    fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool)
     store.seal({})
     if len(shape) == 3 and shape[0] in (1, 3):
         first = torch.from_numpy(store.read("x", np.arange(min(100, len(store)))))

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gensys.pipelines.pool import device
 from gensys.pipelines.session import Session, stand_in
 
 from gensys.core import Batch, Generative
 from gensys.data import order
-from gensys.doctor import environment
+from gensys.doctor import cores, environment
 from gensys.engine import log
 from gensys.engine.checkpoint import State, newest, read_state
 from gensys.engine.loop import Progress
@@ -97,14 +98,13 @@ def _work(
     def preview(average: Generative, step: int) -> None:
         draw(average, run, folder.path / "samples" / f"{step:08d}.png")
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return fit(
         model,
         _batches(run, world),
         run.settings,
         folder.path,
         world=world,
-        device=device,
+        device=device(),
         preview=preview,
         watch=watch,
         stop=stop,
@@ -141,21 +141,14 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: S
 
 
 def _clear(folder: RunFolder) -> None:
-    """Remove what a run wrote, and nothing that it did not."""
+    """Remove what the verbs wrote into a run's folder, and nothing else: what was made from old weights goes too."""
     import shutil
 
-    for name in ("checkpoints", "tensorboard", "samples", "ray"):
+    for name in ("checkpoints", "tensorboard", "samples", "ray", "judge", "latents.zarr", "samples.zarr"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    for name in (
-        "run.json",
-        "env.json",
-        "metrics.jsonl",
-        "report.html",
-        "evaluation.json",
-        "log.txt",
-        "STOP",
-        "job.json",
-    ):
+    kept = ("run.json", "env.json", "metrics.jsonl", "log.txt", "STOP", "job.json")
+    drawn = ("samples.png", "reconstructions.png", "trajectory.png", "evaluation.json", "stages.json", "report.html")
+    for name in (*kept, *drawn):
         (folder.path / name).unlink(missing_ok=True)
 
 
@@ -254,12 +247,11 @@ class Workers:
             import ray.train
             from ray.train.torch import TorchConfig, TorchTrainer
 
-            cores = os.cpu_count() or 1
             trainer = TorchTrainer(
                 _ray_worker,
                 train_loop_config={
                     "folder": str(self.folder),
-                    "threads": max(1, cores // self.workers),
+                    "threads": max(1, cores() // self.workers),
                     "directory": os.getcwd(),
                 },
                 scaling_config=ray.train.ScalingConfig(

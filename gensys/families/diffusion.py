@@ -5,8 +5,7 @@ What differs between them is data: the path, the target, the law of times, the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ class Sampler:
     """How samples are drawn. fractions: the grid, from 1 (noise) to 0 (data), as fractions of the path's span."""
 
     solver: Solver = heun
-    fractions: tuple[float, ...] = field(default_factory=lambda: tuple(uniform(20)))
+    fractions: tuple[float, ...] = tuple(uniform(20))
     guidance: Guidance = Guidance()  # noqa: RUF009 - a frozen value
 
 
@@ -90,7 +89,7 @@ class Diffusion(Generative):
         return execute(self.table, lambda x, t, guided: self.network(cond, x, t, guided), self.initial(noise), noise)
 
     @torch.no_grad()
-    def trajectory(self, cond: Cond, noise: Noise) -> Iterator[tuple[float, Tensor, Prediction]]:
+    def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[float, Tensor, Prediction]]:
         """(t, x_t, guided prediction) at every network call of the same solver, run eagerly: for pictures and tests."""
         seen: list[tuple[float, Tensor, Prediction]] = []
         path, guidance = self.denoiser.path, self.sampler.guidance
@@ -108,4 +107,4 @@ class Diffusion(Generative):
 
         times = on(path, list(self.sampler.fractions))
         self.sampler.solver(predict, path, self.initial(noise), times, draw)
-        yield from seen
+        return seen

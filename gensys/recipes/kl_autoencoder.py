@@ -17,9 +17,9 @@ def kl_autoencoder(
     width: int = 32,  # channels at the finest resolution; doubles when it halves
     levels: int = 2,  # resolutions; the latents are 2 * 2^(levels - 1) times smaller than the image
     beta: float = 1e-4,  # weight of the KL term
-    batch: int = 64,  # images a step, over all workers
+    batch: int = 16,  # images per step, over all workers; many small steps beat few large ones here
     budget: str = "150k",  # images (64000, 500k, 2M) or time (90s, 10m, 2h)
-    lr: float = 3e-3,  # peak learning rate
+    lr: float = 4e-3,  # peak learning rate
     precision: Precision = "auto",  # auto, bf16 or fp32
     seed: int = 0,
 ) -> Run:
