@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["grid", "save_animation", "save_png", "to_uint8"]
+__all__ = ["grid", "pairs", "save_animation", "save_png", "to_uint8"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -31,6 +31,18 @@ def grid(images: Tensor, columns: int, gap: int = 1, scale: int = 1) -> Image.Im
     array = sheet.permute(1, 2, 0).squeeze(-1).numpy() if channels == 1 else sheet.permute(1, 2, 0).numpy()
     picture = Image.fromarray(array)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def pairs(x: Tensor, decoded: Tensor, columns: int) -> Tensor:
+    """Originals and reconstructions in the order in which `grid` shows each row of the ones above that of the others.
+
+    Both (N, C, H, W) in [-1, 1]; returns such images, the last two rows filled up with white ones: (2 M columns, ...).
+    """
+    short = -len(x) % columns
+    white = x.new_ones((short, *x.shape[1:]))
+    above, below = torch.cat([x, white]), torch.cat([decoded.to(x), white])
+    rows = zip(above.split(columns), below.split(columns), strict=True)
+    return torch.cat([half for both in rows for half in both])
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from gensys.errors import RunError
 from gensys.evaluate.classifier import Judge, judge
 from gensys.evaluate.metrics import Metric, evaluate_reconstruction, evaluate_samples
 from gensys.noise import Noise
-from gensys.pictures import grid, save_png, to_uint8
+from gensys.pictures import grid, pairs, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run import RunFolder, open_codec
 
@@ -59,64 +60,103 @@ def judge_of(source: Source, folder: Path) -> Judge:
     """The classifier of a data set, trained on its training split; kept in `folder` for the next time."""
     if not source.classes:
         raise RunError(f"{source.name!r} has no classes, so no classifier can be trained: use data in class subfolders")
-    train, test = split(source)
-    return judge(folder, *_images(source, train), *_images(source, test), classes=len(source.classes))
+    parts = [part for rows in split(source) for part in _images(source, rows)]
+    try:
+        return judge(folder, *parts, classes=len(source.classes))
+    except ValueError as error:  # too few images or classes, or of a size that the network cannot see
+        raise RunError(f"no classifier can be trained on {source.name!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Real:
+    """Which real rows a number of samples is held against. floor: None = there are too few left for one."""
+
+    test: Tensor
+    train: Tensor
+    reference: Tensor
+    floor: Tensor | None
+
+    @classmethod
+    def choose(cls, source: Source, n: int) -> _Real:
+        train, test = (_shuffled(rows) for rows in split(source))
+        fill = max(0, n - len(test))
+        others = train[fill : fill + n]
+        return cls(test, train, torch.cat([test[:n], train[:fill]]), others if len(others) == n else None)
+
+    def told(self) -> dict[str, str]:
+        """What the protocol says of them."""
+        tested = min(len(self.test), len(self.reference))
+        floor = None if self.floor is None else f"{len(self.floor)} other training rows, same reference"
+        return {
+            "reference": f"{tested} test rows and {len(self.reference) - tested} training rows",
+            "floor": floor or "none: too few real images",
+        }
 
 
 def _score(
-    store: Store, source: Source, codec: Codec | None, judged: Judge, out: Path, screen: Screen
-) -> dict[str, Metric]:
+    store: Store, source: Source, judged: Judge, real: _Real, screen: Screen
+) -> tuple[dict[str, Metric], list[str]]:
+    """The metrics, and why others are left out."""
     n = len(store)
     samples = torch.from_numpy(store.read("x", np.arange(n))).float() / 127.5 - 1.0
     labels = torch.from_numpy(store.read("label", np.arange(n)))
-    train, test = (_shuffled(rows) for rows in split(source))
-    fill = max(0, n - len(test))
-    reference = torch.cat([test[:n], train[:fill]])
-    others = train[fill : fill + n]
-    if len(others) < n:
-        screen.line(
+    labelled = bool((labels >= 0).all())
+    compared = len(real.test) >= _LEAST_HELD_OUT
+    left_out: list[str] = []
+    if real.floor is None:
+        left_out.append(
             f"no floors: {n} samples need {n} more real images than the reference has; sample fewer to get them"
         )
-    compared = len(test) >= _LEAST_HELD_OUT
     if not compared:
-        screen.line(f"no memorisation: it needs {_LEAST_HELD_OUT} held-out images, and there are {len(test)}")
+        left_out.append(f"no memorisation: it needs {_LEAST_HELD_OUT} held-out images, and there are {len(real.test)}")
+    if not labelled:
+        left_out.append("no label agreement: the samples were drawn without labels")
+    for line in left_out:
+        screen.line(line)
+    reference = _images(source, real.reference)[0]
+    floor = None if real.floor is None else _images(source, real.floor)[0]
+    train = _images(source, real.train)[0] if compared else None
+    held_out = _images(source, real.test)[0] if compared else None
     try:
-        result = evaluate_samples(
+        metrics = evaluate_samples(
             samples,
-            None if bool((labels < 0).any()) else labels,
-            _images(source, reference)[0],
-            _images(source, others)[0] if len(others) == n else None,
-            _images(source, train)[0] if compared else None,
+            labels if labelled else None,
+            reference,
+            floor,
+            train,
             judged.classifier,
             accuracy=judged.accuracy,
-            held_out=_images(source, test)[0] if compared else None,
+            held_out=held_out,
         )
     except ValueError as error:  # too few rows, or values that are no images: the message names which
         raise RunError(f"{str(store.path)!r} cannot be scored: {error}") from error
-    if codec is not None:
-        result |= _reconstruct(codec, source, out / "reconstructions.png")
-    return result
+    return metrics, left_out
 
 
 @torch.no_grad()
-def _reconstruct(codec: Codec, source: Source, picture: Path) -> dict[str, Metric]:
+def _reconstruct(codec: Codec, source: Source, picture: Path | None) -> dict[str, Metric]:
     """Scores of decoded held-out images, and a picture: rows of originals above rows of what came back."""
-    x, _ = _images(source, _shuffled(split(source)[1])[:10_000])
+    rows = _shuffled(split(source)[1])[:10_000]
+    if not len(rows):
+        raise RunError(f"{source.name!r} has no held-out images, so no reconstruction can be scored: use more images")
+    x, _ = _images(source, rows)
     decoded = torch.cat([codec.decode(codec.encode(part).mean) for part in x.split(64)])
-    rows = [half[k : k + 10] for k in (0, 10) for half in (x, decoded)]
-    save_png(grid(to_uint8(torch.cat(rows)), columns=10, scale=2), picture)
+    if picture is not None:
+        save_png(grid(to_uint8(pairs(x[:20], decoded[:20], columns=10)), columns=10, scale=2), picture)
     return evaluate_reconstruction(x, decoded)
 
 
 def evaluate(target: Path, *, screen: Screen) -> dict[str, Any]:
     """Score a sample store, or a run folder's samples.zarr (for a codec's run: its reconstructions).
 
-    Returns and writes evaluation.json: {"metrics", "protocol", "seconds"}. The protocol says everything that the
-    figures depend on.
+    Returns {"metrics", "protocol", "left_out", "seconds", "file"} and writes all but the last into that file: the run's
+    evaluation.json, or, for a store that is not the run's own samples.zarr, STEM.evaluation.json beside it. The
+    protocol says everything that the figures depend on; left_out, why a metric or a floor is missing.
     """
     begun = time.perf_counter()
-    inside = target / "samples.zarr"
     is_run = (target / "run.json").exists()
+    inside = target / "samples.zarr"
+    left_out: list[str] = []
     if is_run and not inside.exists():
         folder = RunFolder(target)
         source, _ = real_source(folder)
@@ -125,48 +165,53 @@ def evaluate(target: Path, *, screen: Screen) -> dict[str, Any]:
             raise RunError(f"{str(target)!r} has no samples yet: run `gensys sample {target}` first")
         metrics = _reconstruct(model, source, target / "reconstructions.png")
         protocol = _about_data(source) | {"codec": folder.weights_digest()}
-        out = target
+        file = target / "evaluation.json"
     else:
         store = Store.open(inside if is_run else target)
         made_by = store.attributes
         if made_by.get("kind") != "samples":
             raise RunError(f"{str(target)!r} does not hold samples: give a store that `gensys sample` wrote, or a run")
-        folder = RunFolder(Path(made_by["run"]))
+        folder = RunFolder(target if is_run else Path(made_by["run"]))
+        own = store.path.resolve() == (folder.path / "samples.zarr").resolve()
+        file = folder.path / "evaluation.json" if own else store.path.with_name(f"{store.path.stem}.evaluation.json")
         source, codec = real_source(folder)
-        out = target if is_run else folder.path
         with screen.phase("train the classifier", 1, "steps"):
-            judged = judge_of(source, out / "judge")
+            judged = judge_of(source, folder.path / "judge")
+        real = _Real.choose(source, len(store))
         with screen.phase("evaluate", len(store), "samples") as phase:
-            metrics = _score(store, source, codec, judged, out, screen)
+            metrics, left_out = _score(store, source, judged, real, screen)
+            if codec is not None and len(real.test):
+                metrics |= _reconstruct(codec, source, folder.path / "reconstructions.png" if own else None)
+            elif codec is not None:
+                left_out.append("no reconstruction: there are no held-out images")
             phase.update(len(store))
-        protocol = _protocol(store, folder, source, judged)
+        protocol = _protocol(store, folder, source, judged, real)
     result = {
         "metrics": {name: metric.to_json() for name, metric in metrics.items()},
         "protocol": protocol,
+        "left_out": left_out,
         "seconds": round(time.perf_counter() - begun, 2),
     }
-    (out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    return result | {"file": str(file.resolve())}
 
 
 def _about_data(source: Source) -> dict[str, Any]:
     return {"data": source.about, "data fingerprint": source.fingerprint()}
 
 
-def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge) -> dict[str, Any]:
+def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge, real: _Real) -> dict[str, Any]:
     made_by = store.attributes
-    settings = folder.spec().load().settings
-    sampler = {name: made_by["knobs"][name] for name in sorted(folder.spec().load().retune)}
-    n, test, real = len(store), len(split(source)[1]), len(source)
+    run, n = folder.spec().load(), len(store)
+    sampler = {name: made_by["knobs"][name] for name in sorted(run.retune)}
     return {
         "samples": n,
         "sample ids": f"{made_by['first']}:{made_by['first'] + n}",
         "sample seed": made_by["seed"],
         **sampler,
-        "precision": settings.precision,
-        "weights": f"average of relative width {settings.ema:g}, sha256 {made_by['weights'][:16]}",
-        "reference": f"{min(n, test)} test rows and {max(0, n - test)} training rows",
-        "floor": f"{n} other training rows, same reference" if real >= 2 * n else "none: too few real images",
+        "precision": run.settings.precision,
+        "weights": f"average of relative width {run.settings.ema:g}, sha256 {made_by['weights'][:16]}",
+        **real.told(),
         "classifier": f"lenet, sha256 {judged.weights[:16]}, held-out accuracy {judged.accuracy:.3f}",
         **_about_data(source),
     }

@@ -1,0 +1,108 @@
+"""`gensys evaluate`: what it says it compared is what it compared, and every store has a file of its own."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gensys.pipelines import evaluate as pipeline
+from gensys.pipelines.train import train
+from PIL import Image
+
+from gensys.data.sources import open_source, split
+from gensys.data.store import ArraySpec, Store
+from gensys.errors import DataError, RunError
+from gensys.evaluate.classifier import Judge
+from gensys.nn.lenet import LeNet
+from gensys.progress import Screen
+from gensys.run import RunFolder, resolve
+
+SCREEN = Screen(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    """The run of a codec, trained for a step on 60 images in two classes."""
+    root = tmp_path_factory.mktemp("evaluate")
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / "images" / name).mkdir(parents=True)
+        for k in range(30):
+            Image.fromarray(draw.integers(0, 256, (28, 28), np.uint8)).save(root / "images" / name / f"{k}.png")
+    knobs = {"data": str(root / "images"), "size": "28", "width": "8", "batch": "8", "budget": "8", "precision": "fp32"}
+    train(RunFolder(root / "run"), resolve("kl_autoencoder", knobs), workers=0, fresh=False, screen=SCREEN)
+    return root / "run"
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    torch.manual_seed(0)
+    judge = Judge(LeNet(1, 2).eval(), "ab" * 32, 0.5, 3, 57, 0, 1)
+    monkeypatch.setattr(pipeline, "judge_of", lambda source, folder: judge)
+
+
+def samples(path, run, n, labels=True):
+    arrays = {"x": ArraySpec((1, 28, 28), "uint8"), "label": ArraySpec((), "int64")}
+    about = {"kind": "samples", "run": str(run), "weights": "ab" * 32, "knobs": {}, "seed": 0, "first": 0}
+    store = Store.create(path, arrays, rows=n, shard=n, chunk=n, attributes=about)
+    x = np.random.default_rng(1).integers(0, 256, (n, 1, 28, 28), np.uint8)
+    store.commit(0, {"x": x, "label": np.arange(n) % 2 if labels else np.full(n, -1)})
+    store.seal({})
+    return path
+
+
+def test_the_protocol_counts_the_rows_that_were_used(codec, judged, tmp_path):
+    train_rows, test_rows = map(len, split(open_source(codec.parent / "images", 28)))
+    few = pipeline.evaluate(samples(tmp_path / "few.zarr", codec, 20), screen=SCREEN)
+    assert few["protocol"]["reference"] == f"{test_rows} test rows and {20 - test_rows} training rows"
+    assert few["protocol"]["floor"] == "20 other training rows, same reference"
+    assert few["metrics"]["fd_lenet_20"]["floor"] is not None
+    for n in (60, 100):  # more than there are: the reference is all there is
+        many = pipeline.evaluate(samples(tmp_path / f"{n}.zarr", codec, n), screen=SCREEN)
+        used = min(n - test_rows, train_rows)
+        assert many["protocol"]["reference"] == f"{test_rows} test rows and {used} training rows"
+        assert many["protocol"]["floor"] == "none: too few real images"
+        assert many["metrics"][f"fd_lenet_{n}"]["floor"] is None
+        assert f"{test_rows + used} real images" in many["metrics"][f"fd_lenet_{n}"]["about"]
+
+
+def test_what_is_left_out_is_told(codec, judged, tmp_path):
+    result = pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 60, labels=False), screen=SCREEN)
+    assert [line.split(":")[0] for line in result["left_out"]] == ["no floors", "no memorisation", "no label agreement"]
+    assert not {"memorisation_ratio", "label_agreement"} & set(result["metrics"])
+    assert json.loads(Path(result["file"]).read_text())["left_out"] == result["left_out"]
+
+
+def test_a_store_is_not_scored_into_the_file_of_another(codec, judged, tmp_path):
+    reconstruction = pipeline.evaluate(codec, screen=SCREEN)
+    assert Path(reconstruction["file"]) == codec / "evaluation.json"
+    assert reconstruction["left_out"] == []
+    with Image.open(codec / "reconstructions.png") as picture:
+        assert picture.size == (2 * (10 * 29 + 1), 2 * (2 * 29 + 1))
+    before = (codec / "evaluation.json").read_bytes()
+    other = pipeline.evaluate(samples(tmp_path / "other.zarr", codec, 20), screen=SCREEN)
+    assert Path(other["file"]) == tmp_path / "other.evaluation.json"
+    assert (codec / "evaluation.json").read_bytes() == before
+    own = samples(codec / "samples.zarr", codec, 20)
+    for target in (own, codec):
+        assert Path(pipeline.evaluate(target, screen=SCREEN)["file"]) == codec / "evaluation.json"
+    assert (codec / "evaluation.json").read_bytes() != before
+
+
+def test_what_cannot_be_scored_says_why(codec, judged, tmp_path, monkeypatch):
+    with pytest.raises(RunError, match=r"cannot be scored: 'reference' needs at least 6 rows"):
+        pipeline.evaluate(samples(tmp_path / "five.zarr", codec, 5), screen=SCREEN)
+
+    def damaged(*_):
+        raise DataError("an image cannot be read")
+
+    monkeypatch.setattr(pipeline, "evaluate_samples", damaged)
+    with pytest.raises(DataError, match=r"^an image cannot be read"):
+        pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 20), screen=SCREEN)
+
+
+def test_a_classifier_needs_classes(tmp_path):
+    with pytest.raises(RunError, match="has no classes"):
+        pipeline.judge_of(SimpleNamespace(classes=(), name="nothing"), tmp_path)
