@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gensys.errors import StoreError
 
-__all__ = ["digest", "digest_file", "explained", "link", "publish_directory", "sync_directory", "write"]
+__all__ = ["digest", "digest_file", "explained", "link", "publish_directory", "replace", "sync_directory", "write"]
 
 _DIGEST_BYTES = 16
 _REMEDIES = {
@@ -58,6 +58,17 @@ def write(path: Path, data: bytes | memoryview) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace(path: Path, data: bytes | memoryview) -> None:
+    """Give a file new content, whole and on the disk: a reader, or a crash, sees the old content or the new."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        write(part, data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_directory(path.parent)
 
 
 def link(source: Path, target: Path) -> bool:

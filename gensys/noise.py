@@ -44,6 +44,7 @@ class Stream(IntEnum):
     POSTERIOR = 5  # a latent drawn from an encoder's posterior
     AUGMENT = 6  # data augmentation
     PRIOR = 7  # samples of a fixed prior
+    ORDER = 8  # the order of the training data; the id's place holds the epoch
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

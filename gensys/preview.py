@@ -28,14 +28,15 @@ def labels_for(ids: Tensor, classes: int, label: int | None = None) -> dict[str,
 @torch.no_grad()
 def draw(model: Generative, run: Run, path: Path) -> None:
     """Write a PNG of 40 samples, or of 20 held-in images above their reconstructions for a codec."""
+    device = next(model.parameters()).device
     if isinstance(model, Codec):
         rows = run.rows[: _COLUMNS * _ROWS // 2]
-        x = run.source.batch(rows, Noise(run.settings.seed, rows)).x
+        x = run.source.batch(rows, Noise(run.settings.seed, rows)).x.to(device)
         decoded = model.decode(model.encode(x).mean)
         pairs = [half for k in range(0, len(x), _COLUMNS) for half in (x[k : k + _COLUMNS], decoded[k : k + _COLUMNS])]
         images = torch.cat(pairs)
     else:
-        ids = _PREVIEW_IDS + torch.arange(_COLUMNS * _ROWS)
+        ids = _PREVIEW_IDS + torch.arange(_COLUMNS * _ROWS, device=device)
         images = model.sample(labels_for(ids - _PREVIEW_IDS, len(run.source.classes)), Noise(run.settings.seed, ids))
     if images.ndim == 4 and images.shape[1] in (1, 3):
-        save_png(grid(to_uint8(images), _COLUMNS, scale=2), path)
+        save_png(grid(to_uint8(images).cpu(), _COLUMNS, scale=2), path)

@@ -42,16 +42,22 @@ class Phase:
     begun: float = field(default_factory=time.monotonic)
     said: float = field(default_factory=time.monotonic)
     done: float = 0.0
+    first: float = 0.0
+    before: float = 0.0
     note: str = ""
+
+    def start(self, done: float, amount: float) -> None:
+        """Count throughput and time left from here: what came before was not done now, or was no work."""
+        self.begun, self.first, self.before = time.monotonic(), done, amount
 
     def update(self, done: float, note: str = "", amount: float | None = None) -> None:
         """done: how much of `total`; note: a few words such as "loss 0.42"; amount: what the throughput counts."""
         now = time.monotonic()
         self.done = done
         spent = max(now - self.begun, 1e-9)
-        rate = (done if amount is None else amount) / spent
+        rate = ((done if amount is None else amount) - self.before) / spent
         self.note = f"{rate:,.0f} {self.unit}/s" + (f"  {note}" if note else "")
-        left = _clock(spent * (self.total / done - 1.0)) if 0.0 < done <= self.total else "-:--"
+        left = _clock(spent * (self.total - done) / (done - self.first)) if self.first < done <= self.total else "-:--"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=min(done, self.total), eta=left, note=self.note)
         elif now - self.said >= _LINE_EVERY:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from gensys import durable, trust
 from gensys.errors import ConfigError, GensysError, RunError
 
 if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must not wait for torch
@@ -253,13 +254,7 @@ def open_codec(source: LatentSource) -> Codec:
 
     made_by = source.store.attributes["codec"]
     folder = RunFolder(Path(made_by["run"]))
-    digest = folder.weights_digest()
-    if digest != made_by["weights"]:
-        raise RunError(
-            f"the latents in {str(source.store.path)!r} were made by a codec with weights {made_by['weights'][:12]}, "
-            f"but {str(folder.path)!r} now holds {digest[:12]}: encode again, or put the codec's checkpoint back"
-        )
-    model = folder.model()
+    model = folder.model(digest=made_by["weights"])
     if not isinstance(model, Codec):
         raise RunError(f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space")
     return model
@@ -277,13 +272,13 @@ class RunFolder:
 
     def create(self, spec: Spec, facts: Mapping[str, object]) -> None:
         """Write run.json: the spec, the code's hash for a recipe in a file, and facts such as the data's hash."""
-        code = {"code_sha256": hashlib.sha256(spec.code.encode()).hexdigest()} if spec.code else {}
+        code = {"code_sha256": trust.fingerprint(spec.code)} if spec.code else {}
         text = json.dumps({"recipe": spec.recipe, "knobs": dict(spec.knobs), **code, **facts}, indent=2) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            part = self.path / "run.json.part"
-            part.write_text(text)
-            part.replace(self.path / "run.json")
+            durable.replace(self.path / "run.json", text.encode())
+            if spec.code:
+                trust.trust(spec.code)
         except OSError as error:
             raise RunError(
                 f"the run folder {str(self.path)!r} cannot be written: {error.strerror}; choose another with --run"
@@ -314,10 +309,15 @@ class RunFolder:
         recipe, code = document["recipe"], ""
         if ":" in recipe:
             code = _read_recipe(Path(recipe.rpartition(":")[0]))
-            if hashlib.sha256(code.encode()).hexdigest() != document["code_sha256"]:
+            if trust.fingerprint(code) != document["code_sha256"]:
                 raise RunError(
                     f"the recipe file {recipe!r} has changed since {str(self.path)!r} was started: put the old text "
                     f"back, or train anew with --fresh"
+                )
+            if not trust.is_trusted(code):
+                raise RunError(
+                    f"{str(self.path)!r} would execute the recipe file {recipe!r}, which you have not trained with. If "
+                    f"you have read it and trust it: gensys train {recipe} --run {self.path}"
                 )
         return Spec(recipe, document["knobs"], code)
 
@@ -332,7 +332,7 @@ class RunFolder:
             for name in names
             if old["knobs"].get(name, absent) != spec.knobs.get(name, absent)
         ]
-        code = hashlib.sha256(spec.code.encode()).hexdigest() if spec.code else None
+        code = trust.fingerprint(spec.code) if spec.code else None
         if old.get("code_sha256") != code and old["recipe"] == spec.recipe:
             lines.append("the text of the recipe's file")
         return lines
@@ -352,24 +352,37 @@ class RunFolder:
                 )
         return spec.with_knobs({name: parse(name, text, knobs[name].annotation) for name, text in overrides.items()})
 
-    def weights(self) -> Path:
-        """The averaged weights of the newest whole checkpoint."""
-        from gensys.engine.checkpoint import newest
+    def weights(self, digest: str | None = None) -> Path:
+        """The averaged weights of the newest whole checkpoint, or of the one whose weights have this SHA-256.
 
-        found = newest(self.path / "checkpoints")
-        if found is None:
+        Raises: RunError if there is none, as when training went on and the one that is asked for was replaced.
+        """
+        from gensys.engine.checkpoint import whole
+
+        for directory in whole(self.path / "checkpoints"):
+            path = directory / "average.safetensors"
+            if digest is None or _sha256(path) == digest:
+                return path
+        if digest is None:
             raise RunError(f"{str(self.path)!r} has no whole checkpoint yet: run `gensys train` until it has saved one")
-        return found / "average.safetensors"
+        raise RunError(
+            f"{str(self.path)!r} no longer holds the weights {digest[:12]}: training went on, or began anew, since "
+            f"they were used. Remove what was made from them (latents, samples), and make it again"
+        )
 
-    def model(self, spec: Spec | None = None) -> Generative:
-        """The trained model: averaged weights, evaluation mode."""
+    def model(self, spec: Spec | None = None, digest: str | None = None) -> Generative:
+        """The trained model: averaged weights (see `weights`), evaluation mode."""
         from gensys.engine.checkpoint import load_weights
 
         model = (spec or self.spec()).model()
-        load_weights(model, self.weights())
+        load_weights(model, self.weights(digest))
         return model.requires_grad_(False).eval()
 
     def weights_digest(self) -> str:
-        """SHA-256 of the averaged weights' file: what a latent store says it was made with."""
-        with open(self.weights(), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """SHA-256 of the averaged weights' file: what a store says it was made with."""
+        return _sha256(self.weights())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,13 @@ import os
 import secrets
 import sys
 
-if "ray" not in sys.modules and "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+
+def joins_a_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster, as `ray submit` and `ray job submit` set it."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
+if "ray" not in sys.modules and not joins_a_cluster() and "RAY_AUTH_MODE" not in os.environ:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences a warning

@@ -16,14 +16,14 @@ from gensys.data.store import Store
 from gensys.errors import RunError
 from gensys.noise import Noise
 from gensys.progress import Screen
-from gensys.run import RunFolder
+from gensys.run import RunFolder, Spec
 
 __all__ = ["EncodeJob", "encode", "source_of"]
 
 
-def source_of(folder: RunFolder, data: str | None) -> Source:
+def source_of(spec: Spec, data: str | None) -> Source:
     """What a codec's run encodes: `data`, or what it was trained on."""
-    own = folder.spec().load().source
+    own = spec.load().source
     if data is None:
         return own
     other = open_source(data, own.shape[-1])
@@ -34,11 +34,11 @@ def source_of(folder: RunFolder, data: str | None) -> Source:
     return other
 
 
-def _codec(folder: RunFolder) -> Codec:
-    model = folder.model()
+def _codec(folder: RunFolder, spec: Spec, weights: str) -> Codec:
+    model = folder.model(spec, weights)
     if not isinstance(model, Codec):
         raise RunError(
-            f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space: encode with the "
+            f"{str(folder.path)!r} is a run of {spec.recipe!r}, which has no latent space: encode with the "
             f"run of an autoencoder"
         )
     model.to(device())
@@ -47,15 +47,20 @@ def _codec(folder: RunFolder) -> Codec:
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """Encode the rows of a shard and commit them. run, store: paths. data: the source, or None for the run's own."""
+    """Encode the rows of a shard and commit them.
+
+    run, store: absolute paths. spec, weights: of the codec, as the driver read them. data: see `source_of`.
+    """
 
     run: str
     store: str
+    spec: Spec
+    weights: str
     data: str | None
 
     def load(self) -> Callable[[int], int]:
-        folder = RunFolder(Path(self.run))
-        codec, source, store = _codec(folder), source_of(folder, self.data), Store.open(self.store)
+        codec = _codec(RunFolder(Path(self.run)), self.spec, self.weights)
+        source, store = source_of(self.spec, self.data), Store.open(self.store)
 
         @torch.no_grad()
         def work(shard: int) -> int:
@@ -96,7 +101,8 @@ def encode(
 
     The same run and data give the same bytes, whatever the number of workers.
     """
-    source, codec = source_of(folder, data), _codec(folder)
+    spec, weights = folder.spec(), folder.weights_digest()
+    source, codec = source_of(spec, data), _codec(folder, spec, weights)
     with torch.no_grad():
         row = torch.zeros(1, dtype=torch.int64)
         shape = codec.encode(source.batch(row, Noise(0, row)).x.to(device())).mean.shape[1:]
@@ -104,11 +110,11 @@ def encode(
         out,
         source,
         tuple(shape),
-        {"run": str(folder.path.resolve()), "weights": folder.weights_digest(), "data": data or ""},
+        {"run": str(folder.path.resolve()), "weights": weights, "data": data or ""},
         shard=check_shard(shard or default_shard(len(source))),
         chunk=BLOCK,
     )
-    job = EncodeJob(str(folder.path), str(out), data)
+    job = EncodeJob(str(folder.path.resolve()), str(out.resolve()), spec, weights, data)
     fill(store, job, "encode", "images", workers=workers, screen=screen, pool=pool)
     if not store.sealed:
         seal_latents(store)

@@ -43,7 +43,7 @@ def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
     if not isinstance(source, LatentSource):
         return source, None
     made_by = source.store.attributes["codec"]
-    return source_of(RunFolder(Path(made_by["run"])), made_by["data"] or None), open_codec(source)
+    return source_of(RunFolder(Path(made_by["run"])).spec(), made_by["data"] or None), open_codec(source)
 
 
 def _images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:

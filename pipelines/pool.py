@@ -8,6 +8,7 @@ one core and a cluster give the same bytes.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -46,6 +47,9 @@ class _Worker:
         self._job: Job | None = None
         self._work: Callable[[int], int] | None = None
 
+    def ready(self) -> None:
+        """Returns once the worker is up."""
+
     def run(self, job: Job, shard: int) -> int:
         if job != self._job or self._work is None:
             self._work = job.load()
@@ -61,7 +65,7 @@ class Pool:
         self._own = workers > 0 and session is None
         self._actors: list[Any] = []
         self._starting = threading.Thread(target=self._start, name="pool", daemon=True)
-        self._error: GensysError | None = None
+        self._error: BaseException | None = None
         if workers:
             self._starting.start()
 
@@ -69,13 +73,14 @@ class Pool:
         """Create the actors as soon as Ray is there; they import torch while this process does something else."""
         try:
             self.session = self.session or Session(self.workers)
-            self.session.ready()
-        except GensysError as error:  # raised again where the pool is first used
+            # a pool that takes turns with others reserves nothing; else several workers may share a GPU
+            gpus = 1 / math.ceil(self.workers / torch.cuda.device_count()) if torch.cuda.is_available() else 0.0
+            gpus = gpus if self._cpus else 0.0
+            self.session.require(self.workers, self._cpus, gpus)
+            actor = ray.remote(num_cpus=self._cpus, num_gpus=gpus, max_restarts=-1)(_Worker)
+            self._actors = [actor.remote(os.getcwd()) for _ in range(self.workers)]
+        except BaseException as error:  # raised again where the pool is first used
             self._error = error
-            return
-        gpus = torch.cuda.device_count() / self.workers if torch.cuda.is_available() else 0
-        actor = ray.remote(num_cpus=self._cpus, num_gpus=min(1, gpus), max_restarts=-1)(_Worker)
-        self._actors = [actor.remote(os.getcwd()) for _ in range(self.workers)]
 
     def map(self, job: Job, shards: Sequence[int], done: Callable[[int], None]) -> None:
         """Do all shards; done(rows) is called as each one ends, in any order.
@@ -96,9 +101,10 @@ class Pool:
             raise self._error
         waiting = list(reversed(shards))
         attempts = dict.fromkeys(shards, 0)
-        idle = list(self._actors)
-        running: dict[Any, tuple[Any, int]] = {}
-        while waiting or running:
+        idle: list[Any] = []
+        # a shard is given only to a worker that has started: one that finds no place must not hold a shard back
+        running: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
+        while waiting or any(shard is not None for _, shard in running.values()):
             while waiting and idle:
                 actor, shard = idle.pop(), waiting.pop()
                 running[actor.run.remote(job, shard)] = actor, shard
@@ -106,8 +112,14 @@ class Pool:
             actor, shard = running.pop(reference)
             idle.append(actor)
             try:
-                done(ray.get(reference))
+                rows = ray.get(reference)
+                if shard is not None:
+                    done(rows)
             except RayActorError as error:  # the worker died; Ray starts it again
+                if shard is None:
+                    raise GensysError(
+                        "a worker died while it started: see `gensys doctor`, or use --workers 0"
+                    ) from error
                 attempts[shard] += 1
                 if attempts[shard] >= _ATTEMPTS:
                     raise GensysError(

@@ -22,28 +22,32 @@ from gensys.noise import Noise
 from gensys.pictures import grid, save_png, to_uint8
 from gensys.preview import labels_for
 from gensys.progress import Screen
-from gensys.run import Knob, RunFolder
+from gensys.run import RunFolder, Spec
 
 __all__ = ["SampleJob", "sample"]
 
 
 @dataclass(frozen=True)
 class SampleJob:
-    """Draw the samples of a shard and commit them. knobs: (name, value) pairs that differ from the trained ones."""
+    """Draw the samples of a shard and commit them.
+
+    run, store: absolute paths. spec: with the knobs asked for. weights: the digest of those that the store names; a run
+    that is still training saves others meanwhile.
+    """
 
     run: str
     store: str
+    spec: Spec
+    weights: str
     first: int
     seed: int
     label: int | None
-    knobs: tuple[tuple[str, Knob], ...]
 
     def load(self) -> Callable[[int], int]:
         folder, store = RunFolder(Path(self.run)), Store.open(self.store)
-        spec = folder.spec().with_knobs(dict(self.knobs))
-        run = spec.load()
+        run = self.spec.load()
         place = device()
-        model = folder.model(spec).to(place)
+        model = folder.model(self.spec, self.weights).to(place)
         classes = len(run.source.classes)
 
         def block(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,11 +95,9 @@ def sample(
         raise ConfigError(
             f"'label' must lie in 0..{classes - 1}, got {label}" if classes else "this model has no labels"
         )
-    trained = folder.spec().knobs
-    changed = tuple((name, value) for name, value in spec.knobs.items() if trained[name] != value)
     weights = folder.weights_digest()
     one = torch.zeros(1, dtype=torch.int64)
-    shape = tuple(folder.model(spec).sample(labels_for(one, classes), Noise(seed, one)).shape[1:])
+    shape = tuple(folder.model(spec, weights).sample(labels_for(one, classes), Noise(seed, one)).shape[1:])
     store = Store.create(
         out,
         {"x": ArraySpec(shape, "uint8"), "label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")},
@@ -114,7 +116,7 @@ def sample(
             "classes": list(run.source.classes),
         },
     )
-    job = SampleJob(str(folder.path), str(out), ids.start, seed, label, changed)
+    job = SampleJob(str(folder.path.resolve()), str(out.resolve()), spec, weights, ids.start, seed, label)
     fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool)
     store.seal({})
     if len(shape) == 3 and shape[0] in (1, 3):

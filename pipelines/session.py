@@ -7,8 +7,9 @@ import os
 import threading
 
 import ray
+from gensys.pipelines import joins_a_cluster
 
-from gensys.errors import GensysError
+from gensys.errors import ConfigError, GensysError
 
 __all__ = ["Session", "stand_in"]
 
@@ -22,8 +23,8 @@ def stand_in(directory: str) -> None:
 class Session:
     """A connection to Ray that is made in the background, so that work which needs none can go on meanwhile.
 
-    With RAY_ADDRESS set (as `ray submit` and `ray job submit` do), it joins that cluster; otherwise it starts one on
-    this machine, without a dashboard.
+    With RAY_ADDRESS naming a cluster (as `ray submit` and `ray job submit` do), it joins that cluster; otherwise it
+    starts one on this machine, without a dashboard.
     """
 
     def __init__(self, workers: int) -> None:
@@ -34,10 +35,15 @@ class Session:
         self._thread.start()
 
     def _serve(self) -> None:
-        joining = "RAY_ADDRESS" in os.environ
-        here = {"include_dashboard": False, "num_cpus": max(self.workers, 1), "_node_ip_address": "127.0.0.1"}
+        # "local": without it, Ray would join any cluster that somebody left running on this machine
+        here = {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": self.workers,
+            "_node_ip_address": "127.0.0.1",
+        }
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if joining else here))
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if joins_a_cluster() else here))
         except BaseException as error:  # raised again, as the cause, where the session is first used
             self._error = error
         self._connected.set()
@@ -54,7 +60,19 @@ class Session:
                 f"--workers 0, which needs no Ray"
             ) from self._error
 
+    def require(self, workers: int, cpus: float, gpus: float) -> None:
+        """Refuse what would wait for ever: more workers than the cluster has room for."""
+        self.ready()
+        have = ray.cluster_resources()
+        for name, each in (("CPU", cpus), ("GPU", gpus)):
+            if each * workers > have.get(name, 0.0) + 1e-9:  # fractions of a GPU add up with rounding
+                raise ConfigError(
+                    f"'workers' is {workers}, which needs {each * workers:g} {name}s, and Ray has "
+                    f"{have.get(name, 0.0):g}: use fewer --workers, or a larger cluster"
+                )
+
     def close(self) -> None:
+        """End Ray if it was started here, or leave the cluster."""
         self._closing.set()
         self._thread.join()
 

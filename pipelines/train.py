@@ -7,12 +7,14 @@ newest whole checkpoint, whichever way the last process ended.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,10 @@ import torch
 from gensys.pipelines.pool import device
 from gensys.pipelines.session import Session, stand_in
 
-from gensys.core import Batch, Generative
+from gensys import durable
+from gensys.core import Batch, Codec, Generative
 from gensys.data import order
+from gensys.data.latents import LatentSource
 from gensys.doctor import cores, environment
 from gensys.engine import log
 from gensys.engine.checkpoint import State, newest, read_state
@@ -34,10 +38,11 @@ from gensys.errors import ConfigError, GensysError, RunError, TrainingError
 from gensys.noise import Noise
 from gensys.preview import draw
 from gensys.progress import Phase, Screen
-from gensys.run import Run, RunFolder, Spec
+from gensys.run import Run, RunFolder, Spec, open_codec
 
 __all__ = ["Workers", "plan", "train"]
 
+_ORDERS = ("job.json", "STOP", "FAILED")  # how the driver and the workers talk
 _POLL = 0.25  # seconds between looks at the log of remote workers
 
 
@@ -111,42 +116,68 @@ def _work(
     )
 
 
-def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: Screen) -> Spec:
-    """Create the folder, or check that it may be resumed. Returns the spec with the precision of this machine."""
+def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool) -> Spec:
+    """Create the folder, or check that it may be resumed. Returns the spec with the precision decided.
+
+    What cannot work is refused here, before anything is written: knobs that do not fit, a codec that is gone.
+    """
+    begun = folder.document()["knobs"] if folder.exists and not fresh else {}
     if spec.knobs.get("precision") == "auto":
-        spec = spec.with_knobs({"precision": resolve("auto")})
+        # decided once: a run that is resumed on other hardware goes on in the format it was begun in
+        spec = spec.with_knobs({"precision": begun.get("precision") or resolve("auto")})
     run = spec.load()
-    spec.model(run)  # what does not fit together is refused before anything is written
+    model = spec.model(run)
     if run.settings.batch % max(1, workers):
         raise ConfigError(f"'batch' must be a multiple of the number of workers ({workers}), got {run.settings.batch}")
-    if folder.exists and fresh:
+    if isinstance(run.source, LatentSource):
+        open_codec(run.source)
+    source = run.source
+    data = {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}
+    if fresh:
         _clear(folder)
-    if folder.exists:
-        if differences := folder.differences(spec):
-            raise RunError(
-                f"{str(folder.path)!r} was started with another configuration: {'; '.join(differences)}. Choose "
-                f"another --run, or --fresh to start anew"
-            )
-        at = newest(folder.path / "checkpoints")
-        if at is not None:
-            state = read_state(at)
-            done = "is finished: nothing to do" if state.finished else "resumes"
-            screen.line(f"{folder.path} {done} at step {state.step:,} (configuration unchanged)")
-    else:
-        source = run.source
-        facts = {"data": {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}}
-        folder.create(spec, {**facts, "train_rows": len(run.rows)})
-        (folder.path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    if not folder.exists:
+        kind = "codec" if isinstance(model, Codec) else "model"
+        folder.create(spec, {"kind": kind, "data": data, "train_rows": len(run.rows)})
+        durable.replace(folder.path / "env.json", (json.dumps(environment(), indent=2) + "\n").encode())
+        return spec
+    differences = folder.differences(spec)
+    before = folder.document().get("data", data)["fingerprint"]
+    if before != data["fingerprint"]:
+        differences.append(f"the content of the data: {before[:12]} -> {data['fingerprint'][:12]}")
+    if differences:
+        raise RunError(
+            f"{str(folder.path)!r} was started with another configuration: {'; '.join(differences)}. Choose "
+            f"another --run, or --fresh to start anew"
+        )
     return spec
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Hold the folder's lock, so that no two processes train into it; the kernel releases it however this one ends."""
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        file = open(folder.path / ".lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise RunError(
+            f"the run folder {str(folder.path)!r} cannot be written: {error.strerror}; choose another with --run"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{str(folder.path)!r} is being trained by another process: wait for it, or choose another --run"
+            ) from error
+        yield
 
 
 def _clear(folder: RunFolder) -> None:
     """Remove what the verbs wrote into a run's folder, and nothing else: what was made from old weights goes too."""
-    import shutil
-
     for name in ("checkpoints", "tensorboard", "samples", "ray", "judge", "latents.zarr", "samples.zarr"):
-        shutil.rmtree(folder.path / name, ignore_errors=True)
-    kept = ("run.json", "env.json", "metrics.jsonl", "log.txt", "STOP", "job.json")
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder.path / name)
+    kept = ("run.json", "env.json", "metrics.jsonl", "log.txt", *_ORDERS)
     drawn = ("samples.png", "reconstructions.png", "trajectory.png", "evaluation.json", "stages.json", "report.html")
     for name in (*kept, *drawn):
         (folder.path / name).unlink(missing_ok=True)
@@ -189,37 +220,53 @@ def train(
 
     Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved.
     """
-    spec = _prepare(folder, spec, workers, fresh, screen)
-    settings = spec.load().settings
-    title = f"train {folder.path.name}"
-    log_txt = screen.log_to(folder.path / "log.txt")
-    with log_txt, screen.phase(title, 1.0, "images") as phase, _interruptible() as asked:
-        if workers == 0 and crew is None:
-            begun = [-1]
-
-            def watch(progress: Progress) -> None:
-                if begun[0] < 0:
-                    begun[0] = progress.state.images - settings.batch
-                note = f"step {progress.state.step:,}  loss {progress.loss:.4f}"
-                phase.update(progress.fraction, note, progress.state.images - begun[0])
-
-            before = torch.get_num_threads()
-            torch.set_num_threads(threads or before)
-            try:
-                state = _work(folder, spec, World(), watch, asked)
-            finally:
-                torch.set_num_threads(before)
-        else:
-            own = crew is None
-            crew = crew or Workers(workers, folder)
-            try:
-                state = crew.train(folder, spec, phase, asked)
-            finally:
-                if own:
-                    crew.close()
-        if asked():
-            raise KeyboardInterrupt
+    with _alone(folder):
+        spec = _prepare(folder, spec, workers, fresh)
+        at = newest(folder.path / "checkpoints")
+        if at is not None:
+            state = read_state(at)
+            if state.finished:
+                screen.line(f"{folder.path} is finished: {state.step:,} steps (configuration unchanged)")
+                return state
+            screen.line(f"{folder.path} resumes at step {state.step:,} (configuration unchanged)")
+        with screen.log_to(folder.path / "log.txt"), _interruptible() as asked:
+            with screen.phase(f"train {folder.path.name}", 1.0, "images") as phase:
+                if workers == 0 and crew is None:
+                    state = _here(folder, spec, phase, asked, threads)
+                else:
+                    state = _on_workers(folder, spec, phase, asked, crew, workers)
+            if asked():
+                raise KeyboardInterrupt
     return state
+
+
+def _here(folder: RunFolder, spec: Spec, phase: Phase, asked: Callable[[], bool], threads: int | None) -> State:
+    """Train in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return _work(folder, spec, World(), lambda p: _show(phase, p.state, p.fraction, p.loss), asked)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _on_workers(
+    folder: RunFolder, spec: Spec, phase: Phase, asked: Callable[[], bool], crew: Workers | None, workers: int
+) -> State:
+    """Train on Ray's workers: those that wait already, or new ones."""
+    used = crew or Workers(workers, folder)
+    try:
+        return used.train(spec, phase, asked)
+    finally:
+        if crew is None:
+            used.close()
+
+
+def _show(phase: Phase, state: State, fraction: float, loss: float) -> None:
+    """Throughput and the time left count from the first step that is seen: starting up is not training."""
+    if phase.done == 0.0:
+        phase.start(fraction, state.images)
+    phase.update(fraction, f"step {state.step:,}  loss {loss:.4f}", state.images)
 
 
 class Workers:
@@ -235,7 +282,7 @@ class Workers:
         self.session = session or Session(workers)
         self.folder = folder.path.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("job.json", "STOP"):
+        for name in _ORDERS:
             (self.folder / name).unlink(missing_ok=True)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
@@ -243,7 +290,7 @@ class Workers:
 
     def _fit(self) -> None:
         try:
-            self.session.ready()
+            self.session.require(self.workers, 1.0, 1.0 if torch.cuda.is_available() else 0.0)
             import ray.train
             from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -268,33 +315,28 @@ class Workers:
         except BaseException as error:  # told in the main thread, by `train`
             self._error = error
 
-    def train(self, folder: RunFolder, spec: Spec, phase: Phase, asked: Callable[[], bool]) -> State:
+    def train(self, spec: Spec, phase: Phase, asked: Callable[[], bool]) -> State:
         """Give the order and follow the log until the workers are done."""
         settings = spec.load().settings
         order_file = {"recipe": spec.recipe, "knobs": dict(spec.knobs), "code": spec.code}
         part = self.folder / "job.json.part"
         part.write_text(json.dumps(order_file))
         part.replace(self.folder / "job.json")
-        first: Mapping[str, float] | None = None
         told = False
         while self._thread.is_alive():
             self._thread.join(_POLL)
             if asked() and not told:
                 told = True
                 (self.folder / "STOP").touch()
-            lines = log.read(folder.path)
-            if lines:
-                last = lines[-1]
-                first = first or last
-                state = State(int(last["step"]), int(last["images"]), last["seconds"])
-                note = f"step {state.step:,}  loss {last.get('loss', float('nan')):.4f}"
-                phase.update(settings.budget.progress(state), note, state.images - first["images"])
+            if (line := log.last(self.folder)) is not None:
+                state = State(int(line["step"]), int(line["images"]), line["seconds"])
+                _show(phase, state, settings.budget.progress(state), line.get("loss", float("nan")))
         if self._error is not None:
             raise _told(self._error)
-        at = newest(folder.path / "checkpoints")
+        at = newest(self.folder / "checkpoints")
         if at is None:
             raise TrainingError(
-                f"the workers left no checkpoint in {str(folder.path)!r}: see {str(self.folder / 'ray')!r}"
+                f"the workers left no checkpoint in {str(self.folder)!r}: see {str(self.folder / 'ray')!r}"
             )
         return read_state(at)
 
@@ -305,9 +347,8 @@ class Workers:
             self._thread.join(timeout=30)
         if self._own:
             self.session.close()
-        for name in ("job.json", "STOP"):
-            with suppress(FileNotFoundError):
-                (self.folder / name).unlink()
+        for name in _ORDERS:
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def _told(error: BaseException) -> BaseException:
@@ -336,7 +377,11 @@ def _ray_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     stand_in(config["directory"])
     folder = Path(config["folder"])
-    job, leave = folder / "job.json", folder / "STOP"
+    if not folder.is_dir():
+        raise RunError(f"{str(folder)!r} is not on the host of a worker: give a --run that all hosts share")
+    job, leave, failed = (folder / name for name in _ORDERS)
+    if failed.exists():  # a restart after an error that no restart mends
+        raise TrainingError(failed.read_text())
     while not job.exists():
         if leave.exists():
             return
@@ -344,7 +389,11 @@ def _ray_worker(config: dict[str, Any]) -> None:
     told = json.loads(job.read_text())
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
-    _work(RunFolder(folder), Spec(told["recipe"], told["knobs"], told["code"]), world, None, leave.exists)
+    try:
+        _work(RunFolder(folder), Spec(told["recipe"], told["knobs"], told["code"]), world, None, leave.exists)
+    except GensysError as error:
+        durable.replace(failed, str(error).encode())
+        raise
 
 
 if __name__ == "__main__":

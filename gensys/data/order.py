@@ -16,12 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gensys.noise import philox
+from gensys.noise import Stream, philox
 
 __all__ = ["permute", "rows"]
 
 _ROUNDS = 6  # four make a pseudorandom permutation of a large domain; small ones need more to reach every order
-_TAG = 0x0DE5  # the last word of the counter, which no Stream of noise.py uses: order and noise never share a number
 _MAX_ROWS = 1 << 56  # as many rows as noise.py has ids
 
 _Words = npt.NDArray[np.uint64]
@@ -32,7 +31,7 @@ def _keys(seed: int, epoch: int) -> _Words:
     """The round keys of one epoch, (_ROUNDS,) uint64, from Philox."""
     count = torch.arange(_ROUNDS)
     low_word, high_word = torch.full_like(count, epoch & 0xFFFFFFFF), torch.full_like(count, epoch >> 32)
-    low, high, _, _ = philox((count, low_word, high_word, torch.full_like(count, _TAG << 8)), seed)
+    low, high, _, _ = philox((count, low_word, high_word, torch.full_like(count, int(Stream.ORDER))), seed)
     return low.numpy().astype(np.uint64) | high.numpy().astype(np.uint64) << np.uint64(32)
 
 

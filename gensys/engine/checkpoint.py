@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gensys import durable
 from gensys.errors import CheckpointError
 
-__all__ = ["State", "committed", "load_optimizer", "load_weights", "newest", "read_state", "save_checkpoint"]
+__all__ = ["State", "committed", "load_optimizer", "load_weights", "newest", "read_state", "save_checkpoint", "whole"]
 
 _MARKER = "COMMITTED"
 _FILES = {"model.safetensors", "average.safetensors", "optim.safetensors", "state.json"}
@@ -104,12 +104,21 @@ def save_checkpoint(
         durable.write(directory / f"{_MARKER}.new", json.dumps(marker).encode())
         (directory / f"{_MARKER}.new").rename(directory / _MARKER)
         durable.sync_directory(directory)
-    steps = sorted(d for d in root.iterdir() if d.is_dir() and d.name.isdigit())
-    kept = [d for d in steps if (d / _MARKER).exists()][-keep:]
-    for old in steps:
+        durable.sync_directory(root)  # before others are removed: a crash must not lose the new and the old
+    # What lies beyond this step is another future, left by damage or by a run that was killed; it must not come back.
+    before = [d for d in _steps(root) if int(d.name) < state.step and (d / _MARKER).exists()]
+    kept = {directory, *before[: keep - 1]}
+    for old in _steps(root):
         if old not in kept:
             shutil.rmtree(old, ignore_errors=True)
     return directory
+
+
+def _steps(root: Path) -> list[Path]:
+    """The checkpoint directories under `root`, whole or not, newest first."""
+    if not root.is_dir():
+        return []
+    return sorted((d for d in root.iterdir() if d.is_dir() and d.name.isdigit()), key=lambda d: -int(d.name))
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,11 +136,14 @@ def committed(directory: Path) -> bool:
         return False
 
 
+def whole(root: Path) -> Iterator[Path]:
+    """The whole checkpoints under `root`, newest first."""
+    return (directory for directory in _steps(root) if committed(directory))
+
+
 def newest(root: Path) -> Path | None:
     """The newest whole checkpoint under `root`, or None."""
-    if not root.is_dir():
-        return None
-    return next((d for d in sorted(root.iterdir(), reverse=True) if d.is_dir() and committed(d)), None)
+    return next(whole(root), None)
 
 
 def read_state(directory: Path) -> State:

@@ -11,7 +11,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["Log", "read"]
+__all__ = ["Log", "last", "read"]
+
+_TAIL = 1 << 16  # bytes: far more than one line
 
 
 def read(folder: Path) -> list[dict[str, float]]:
@@ -21,6 +23,17 @@ def read(folder: Path) -> list[dict[str, float]]:
         return []
     lines = path.read_text().split("\n")[:-1]  # a whole line ends with a newline
     return [json.loads(line) for line in lines if line]
+
+
+def last(folder: Path) -> dict[str, float] | None:
+    """The last whole line, read from the end of the file: cheap enough to ask for while a run goes on."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _TAIL))
+        lines = file.read().decode(errors="replace").split("\n")[:-1]
+    return json.loads(lines[-1]) if len(lines) > 1 or (lines and lines[0].startswith("{")) else None
 
 
 class Log:

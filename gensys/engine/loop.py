@@ -35,6 +35,10 @@ class Budget:
     images: int | None = None
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.seconds is None) or not (self.images or self.seconds or 0) > 0:
+            raise ConfigError(f"a budget is a positive number of images or of seconds, got {self}")
+
     def progress(self, state: State) -> float:
         """The fraction that is spent, in [0, 1]."""
         spent = state.images / self.images if self.images else state.seconds / (self.seconds or 1.0)
@@ -115,7 +119,7 @@ def train(
         if chief and preview and state.step == 0:
             preview(average, 0)
         while not state.finished:
-            seconds, wish = _agree(time.perf_counter() - clock, stop is not None and stop(), world)
+            seconds, wish = _agree(time.perf_counter() - clock, stop is not None and stop(), world, device)
             state = replace(state, seconds=seconds)
             fraction = settings.budget.progress(state)
             state = replace(state, finished=fraction >= 1.0)
@@ -128,13 +132,13 @@ def train(
                 log.write(state.step, {**values, "lr": lr, "images": state.images, "seconds": round(seconds, 3)})
                 if watch:
                     watch(Progress(state, fraction, values.get("loss", float("nan"))))
-            if chief and preview and (state.finished or fraction >= pictured + 1 / settings.previews):
-                pictured = fraction
-                preview(average, state.step)
             if chief and (leaving or seconds - saved_at >= settings.save_every):
                 saved_at = seconds
                 _finite(terms, state.step)  # whether or not the log looked at this step
                 save_checkpoint(folder / "checkpoints", model, average, optimizers, state, settings.keep)
+            if chief and preview and (state.finished or fraction >= pictured + 1 / settings.previews):
+                pictured = fraction
+                preview(average, state.step)  # after saving: a picture that fails must not cost the weights
             if leaving:
                 break
 
@@ -193,10 +197,10 @@ def _finite(terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
     return values
 
 
-def _agree(seconds: float, wish: bool, world: World) -> tuple[float, bool]:
+def _agree(seconds: float, wish: bool, world: World, device: torch.device) -> tuple[float, bool]:
     """The longest clock and whether anyone wants to stop: every worker leaves at the same step, at the same rate."""
     if world.size == 1:
         return seconds, wish
-    both = torch.tensor([seconds, float(wish)], dtype=torch.float64)
+    both = torch.tensor([seconds, float(wish)], dtype=torch.float64, device=device)
     torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
     return float(both[0]), bool(both[1])

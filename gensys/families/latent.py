@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gensys.core import Batch, Codec, Cond, Generative, Loss
 from gensys.noise import Noise
@@ -40,7 +40,9 @@ class Latent(Generative):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Normalised latents -> data."""
+        """Normalised latents -> data, where the latents are."""
+        if isinstance(self.codec, nn.Module):
+            self.codec.to(z.device)
         return self.codec.decode(self._denormalise(z))
 
     @torch.no_grad()

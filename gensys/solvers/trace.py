@@ -45,6 +45,8 @@ class Symbolic:
         return Symbolic(terms)
 
     def __mul__(self, scale: float) -> Symbolic:
+        if not isinstance(scale, int | float):
+            raise TypeError(f"a solver that multiplies by {type(scale).__name__} is not linear: it has no table")
         return Symbolic({symbol: c * scale for symbol, c in self.terms.items()})
 
     __rmul__ = __mul__
