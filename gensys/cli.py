@@ -137,11 +137,18 @@ def train(
     keeping(f"The checkpoints in {where} are kept; the same command (without --fresh) goes on from the newest.")
     state = pipeline.train(folder, spec, workers=workers, fresh=fresh, screen=_screen(quiet))
     done = "trained" if state.finished else "stopped, unfinished, after"
+    following = f"gensys {'encode' if _is_codec(folder.path) else 'sample'} {where}"
     return Answer(
         {"run": folder.path.resolve(), **asdict(state)},
         f"{where}: {done} {state.step:,} steps, {state.images:,} rows, {duration(state.seconds)}\n"
-        f"next: gensys sample {where}   (or, for a codec: gensys encode {where})",
+        f"next: {following if state.finished else 'the same command, which goes on'}",
     )
+
+
+def _is_codec(run: Path) -> bool:
+    from gensys.report.reading import training
+
+    return training(run).is_codec
 
 
 @cli.command()
@@ -198,8 +205,8 @@ def sample(
     """Draw samples into a store.
 
     The store is RUN/samples.zarr unless --out names another. The knobs that do not touch the weights, such as steps=40,
-    may be given anew. Sample number i depends on --seed and i only: any range, any number of workers and any size of
-    shard give the same images.
+    may be given anew. Sample i depends on the run, the seed, i, and the label and knobs asked for: any range, any
+    number of workers and any size of shard give the same images.
     """
     from gensys.pipelines.sample import sample as pipeline
 
@@ -221,10 +228,16 @@ def sample(
 
 def _store_answer(store: Store, following: str) -> Answer:
     arrays = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in store.config.arrays.items()}
-    each = ", ".join(f"{name} {a['dtype']}{a['shape'] or ''}" for name, a in arrays.items())
+    name, what = ("mean", "latent") if "mean" in arrays else ("x", "sample")
+    text = f"{len(store):,} {what}{'' if len(store) == 1 else 's'} of {'x'.join(map(str, arrays[name]['shape']))} "
+    text += (
+        f"{arrays[name]['dtype']}{' with labels' if store.attributes.get('classes') else ''} in {quoted(store.path)}"
+    )
+    picture = store.path.with_suffix(".png")
+    text += f"; picture: {quoted(picture)}" if what == "sample" and picture.exists() else ""
     return Answer(
         {"store": store.path.resolve(), "rows": len(store), "shards": store.config.shards, "arrays": arrays},
-        f"{quoted(store.path)}: {len(store):,} rows of {each}\nnext: {following}",
+        f"{text}\nnext: {following}",
     )
 
 
@@ -240,7 +253,10 @@ def evaluate(target: Path, quiet: bool) -> Answer:
     from gensys.pipelines.evaluate import evaluate as pipeline
 
     result = pipeline(target, screen=_screen(quiet))
-    return Answer(result, f"{_scores(result['metrics'])}\n\n{_facts(result['protocol'])}")
+    return Answer(
+        result,
+        f"{_scores(result['metrics'])}\n\n{_facts(result['protocol'])}\n\nwritten: {quoted(Path(result['file']))}",
+    )
 
 
 def _scores(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -258,9 +274,13 @@ def _scores(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 @run_argument
 @answering
 def report(run: Path) -> Answer:
-    """Write the report.html of a run from what is in its folder."""
-    from gensys.report import write_report
+    """Write the report.html of a run from what is in its folder.
 
+    The animation of sampling, trajectory.png, is drawn first if it is not there.
+    """
+    from gensys.report import add_trajectory, write_report
+
+    add_trajectory(run)
     path = write_report(run)
     return Answer({"report": path.resolve()}, str(path.resolve()))
 
@@ -369,7 +389,7 @@ def demo(run: Path, data: str, budget: str, samples: int, workers: int | None, q
 
 
 def _facts(facts: Mapping[str, object]) -> str:
-    """Names and values, with units where the name tells them."""
+    """Names and values; where a name ends in a unit, the value gets it."""
     return columns(list(_flat(facts)))
 
 
@@ -379,9 +399,13 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, 
         if isinstance(value, Mapping):
             yield from _flat(value, f"{title}, ")
         elif isinstance(value, int | float) and not isinstance(value, bool) and "seconds" in name:
-            yield title, duration(value)
+            if name == "estimated_seconds":
+                whole = duration(round(value / 60) * 60).removesuffix(" 00 s")
+                yield "time", f"about {whole if value >= 600 else duration(value)}"
+            else:
+                yield title.replace("seconds", "time"), duration(value)
         elif isinstance(value, int | float) and not isinstance(value, bool) and "bytes" in name:
-            yield title, size(value)
+            yield title.removesuffix(" bytes"), size(value)
         else:
             yield title, _number(value)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -100,19 +99,13 @@ def program(*words, **options):
     return subprocess.run([sys.executable, "-m", "gensys", *words], capture_output=True, text=True, **options)
 
 
-def test_help_is_quick_and_loads_nothing_heavy():
+def test_help_loads_nothing_heavy():
     code = (
         "import sys\nfrom gensys.cli import cli\ncli(['--help'], prog_name='gensys', standalone_mode=False)\n"
         "print([m for m in sys.modules if m.partition('.')[0] in "
         "{'torch', 'ray', 'zarr', 'numpy', 'matplotlib', 'rich', 'PIL', 'jinja2'}])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1] == "[]"
-    seconds = []
-    for _ in range(3):  # the best of three: another process may be using the machine
-        begun = time.perf_counter()
-        assert program("--help").returncode == 0
-        seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 0.5
 
 
 def test_without_arguments_it_says_what_to_try():
@@ -286,6 +279,26 @@ def test_the_name_of_a_data_set_wins_over_a_folder(here, calls):
     assert [spec.knobs["data"] for _, (_, spec), _ in calls.noted] == ["mnist", str(here / "mnist")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "verb"), [({"kind": "codec"}, "encode"), ({"kind": "model"}, "sample"), ({}, "sample")]
+)
+def test_train_says_the_one_right_command_that_follows(here, calls, kind, verb):
+    (here / "runs" / "mine").mkdir(parents=True)
+    (here / "runs" / "mine" / "run.json").write_text(json.dumps({"recipe": "x", "knobs": {}, **kind}))
+    assert ask("train", "./mine.py:mine", "data=x").stdout.splitlines()[1] == f"next: gensys {verb} runs/mine"
+    calls.install("train", train=State(1200, 76800, 125.0, False))
+    assert ask("train", "./mine.py:mine", "data=x").stdout.splitlines()[1] == "next: the same command, which goes on"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(8.04, "8.0 s"), (65, "1 min 05 s"), (1322, "22 min"), (7380, "2 h 03 min")]
+)
+def test_an_estimate_is_no_more_exact_than_it_is(here, calls, seconds, said):
+    calls.install("train", plan={"estimated_seconds": seconds, "disk_bytes": 71.3 * 2**20})
+    output = ask("train", "./mine.py:mine", "data=x", "--dry-run").stdout
+    assert output.splitlines() == [f"  time  about {said}", "  disk  71 MiB"]
+
+
 def test_train_as_json_and_quiet(here, calls):
     result = ask("train", "./mine.py:mine", "data=x", "--run", "elsewhere", "-q", "--json")
     assert json.loads(result.stdout) == {
@@ -307,7 +320,7 @@ def test_json_stays_json_when_a_library_prints(here, calls, monkeypatch):
 
 def test_dry_run_only_plans(here, calls):
     output = ask("train", "./mine.py:mine", "data=x", "--dry-run").stdout
-    assert output.splitlines() == ["  rows               4,500", "  estimated seconds  1 min 05 s"]
+    assert output.splitlines() == ["  rows  4,500", "  time  about 1 min 05 s"]
     assert [name for name, _, _ in calls.noted] == ["plan"]
     assert sorted(os.listdir(here)) == ["mine.py"]
 
@@ -326,10 +339,30 @@ def test_encode(here, calls, store):
     (here / "runs" / "codec" / "run.json").write_text("{}")
     calls.install("encode", encode=store)
     output = ask("encode", "codec", "--data", "fashion", "--shard", "7").stdout
-    assert output == "s.zarr: 10 rows of x float32[2]\nnext: gensys train latent_dit data=runs/codec/latents.zarr\n"
+    assert output == "10 samples of 2 float32 in s.zarr\nnext: gensys train latent_dit data=runs/codec/latents.zarr\n"
     ((_, (folder, out), options),) = calls.noted
     assert (folder.path, out) == (Path("runs/codec"), Path("runs/codec/latents.zarr"))
     assert (options["data"], options["shard"], options["workers"]) == ("fashion", 7, 0)
+
+
+IMAGES = {"x": ArraySpec((3, 32, 32), "uint8"), "label": ArraySpec((), "int64")}
+LATENTS = {name: ArraySpec((4, 8, 8), "float16") for name in ("mean", "logvar")}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "classes", "said"),
+    [
+        (IMAGES, ["a"], "3 samples of 3x32x32 uint8 with labels in o.zarr"),
+        (IMAGES, [], "3 samples of 3x32x32 uint8 in o.zarr"),
+        (LATENTS, [], "3 latents of 4x8x8 float16 in o.zarr"),
+    ],
+)
+def test_what_a_store_holds_is_told(here, calls, arrays, classes, said):
+    calls.install("sample", sample=Store.create(here / "o.zarr", arrays, 3, 4, 2, {"classes": classes}))
+    assert ask("sample", ".", "--out", "o.zarr").stdout == f"{said}\nnext: gensys evaluate o.zarr\n"
+    (here / "o.png").touch()
+    picture = "; picture: o.png" if "x" in arrays else ""
+    assert ask("sample", ".", "--out", "o.zarr").stdout.splitlines()[0] == said + picture
 
 
 def test_sample(here, calls, store):
@@ -341,7 +374,7 @@ def test_sample(here, calls, store):
     assert (folder.path, out) == (Path(), Path("o.zarr"))
     del options["screen"]
     assert options == {
-        "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": 1024, "workers": 2,
+        "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": None, "workers": 2,
     }  # fmt: skip
 
 
@@ -360,7 +393,8 @@ def test_evaluate(here, calls):
     }  # fmt: skip
     bare = metric | {"floor": None, "low": None, "high": None, "unit": "", "value": "inf"}
     calls.install(
-        "evaluate", evaluate={"metrics": {"fd": metric, "psnr": bare}, "protocol": {"data": "mnist", "n": 2000}}
+        "evaluate",
+        evaluate={"metrics": {"fd": metric, "psnr": bare}, "protocol": {"data": "mnist", "n": 2000}, "file": "e.json"},
     )
     assert ask("evaluate", ".").stdout.splitlines() == [
         "  metric  value        95 % interval  real data  better  rows",
@@ -372,12 +406,15 @@ def test_evaluate(here, calls):
         "",
         "  data  mnist",
         "  n     2,000",
+        "",
+        "written: e.json",
     ]
     assert json.loads(ask("evaluate", ".", "--json").stdout)["metrics"]["fd"] == metric
 
 
 def test_report(here, monkeypatch):
     fake = ModuleType("gensys.report")
+    vars(fake)["add_trajectory"] = lambda folder: None
     vars(fake)["write_report"] = lambda folder: folder / "report.html"
     monkeypatch.setitem(sys.modules, "gensys.report", fake)
     assert ask("report", ".").stdout == f"{here}/report.html\n"
@@ -390,8 +427,8 @@ def test_demo(here, calls):
     assert output.splitlines()[-4:] == [
         "  encode  2.5 s  two workers",
         "",
-        "  seconds  1 min 01 s",
-        f"  report   {here}/report.html",
+        "  time    1 min 01 s",
+        f"  report  {here}/report.html",
     ]
     ((_, (folder,), options),) = calls.noted
     assert (folder, options["budget"], options["workers"], options["data"]) == (Path("runs/demo"), 20.0, 3, "mnist")
@@ -474,7 +511,7 @@ def test_show(here):
 @pytest.mark.parametrize("recipe", ["kl_autoencoder", "latent_dit"])
 def test_built_in_recipes_can_be_shown(recipe):
     knobs = json.loads(ask("show", recipe, "--json").stdout)["knobs"]
-    assert all(k["help"] for k in knobs if k["name"] not in ("seed", "solver"))
+    assert [k["name"] for k in knobs if not k["help"]] == []
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,24 @@ import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from gensys.core import Generative
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import RunError
-from gensys.report import draw_trajectory, write_report
+from gensys.report import add_trajectory, draw_trajectory, write_report
 from gensys.report.animation import columns_for
 from gensys.report.figures import curve, interval
 from gensys.report.reading import read as contents
 from gensys.report.recipe import Places, commands
 from gensys.report.scores import compact, duration, figures, scores
+from gensys.run import RunFolder, Spec
 from gensys.targets import Prediction
 
 EVIL = "<script>alert('x')</script>"
@@ -206,10 +209,18 @@ def test_a_run_that_has_only_begun(tmp_path):
     (tmp_path / "run.json").write_text('{"recipe": "latent_dit", "knobs": {}}')
     _, page = read(tmp_path)
     assert "No checkpoint has been saved yet" in page.words
-    for what in ("samples", "metrics", "loss curves", "animation of sampling", "progress", "environment"):
+    for what in ("samples", "metrics", "loss curves", "progress", "environment"):
         assert what in page.words
-    for command in ("gensys sample", "gensys evaluate", "gensys train", "gensys demo"):
+    for command in ("gensys sample", "gensys evaluate", "gensys train"):
         assert command in page.words
+
+
+def test_only_a_demo_has_stages_and_nobody_else_misses_them(tmp_path):
+    folder = whole(tmp_path / "run")
+    (folder / "stages.json").unlink()
+    text, page = read(folder)
+    assert "Not here" not in page.words
+    assert "stages.json" not in text
 
 
 @pytest.mark.parametrize(
@@ -293,6 +304,14 @@ def test_a_codec_shows_reconstructions_and_misses_no_samples(tmp_path):
     assert "made of them at step 800" in page.words
     assert "gensys sample" not in page.words
     assert {"reconstructions", "progress", "curves", "again", "gaps"} == {s["id"] for s in page.all("section")}
+
+
+@pytest.mark.parametrize("kind", ["codec", "model"])
+def test_what_a_run_is_stands_in_its_file(tmp_path, kind):
+    folder = make(tmp_path / "run", codec=kind == "model")  # the log says the contrary
+    document = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(document | {"kind": kind}))
+    assert contents(folder).run.is_codec == (kind == "codec")
 
 
 def test_a_codec_elsewhere_is_found_by_the_latents(tmp_path):
@@ -454,6 +473,59 @@ def test_the_animation(tmp_path, model, classes, frames):
         top = 30 if classes else 8
         expected = [round(255 * (k % (len(classes) or 1)) / 10) for k in range(columns)]
         assert [shown.getpixel((k * 100 + 48, top + 40))[0] for k in range(columns)] == pytest.approx(expected, abs=1)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A run that has a checkpoint; its model is set by the test."""
+    folder = make(tmp_path / "run")
+    checkpoint = folder / "checkpoints" / "00000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "COMMITTED").write_text("{}")
+    (checkpoint / "state.json").write_text('{"step": 1}')
+    loaded = SimpleNamespace(source=SimpleNamespace(classes=["x", "y"]))
+    monkeypatch.setattr(Spec, "load", lambda spec: loaded)
+
+    def model(run, spec):
+        asked.append(spec.knobs.get("steps"))
+        if isinstance(asked[0], Exception):
+            raise asked[0]
+        return asked[0]
+
+    asked = []
+    monkeypatch.setattr(RunFolder, "model", model)
+    return folder, asked
+
+
+def test_a_missing_animation_is_added_as_the_samples_were_drawn(trained, tmp_path):
+    folder, asked = trained
+    asked.append(Toy(steps=3))
+    store(folder / "samples.zarr", knobs={"steps": 40})
+    add_trajectory(folder)
+    assert asked[1:] == [40]
+    draw_trajectory(Toy(steps=3), ["x", "y"], 7, tmp_path / "wanted.png")
+    assert (folder / "trajectory.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
+    add_trajectory(folder)
+    assert asked[1:] == [40], "it is there"
+
+
+@pytest.mark.parametrize("model", [Toy(shape=(2, 3, 3)), nn.Identity()])
+def test_what_has_no_animation_is_left_without(trained, model):
+    folder, asked = trained
+    asked.append(model)
+    add_trajectory(folder)
+    assert not (folder / "trajectory.png").exists()
+
+
+def test_a_failure_to_animate_is_told(trained):
+    folder, asked = trained
+    asked.append(RunError("the codec is gone"))
+    with pytest.raises(RunError, match="the codec is gone"):
+        add_trajectory(folder)
+
+
+def test_a_run_without_a_checkpoint_is_not_loaded(tmp_path):
+    add_trajectory(make(tmp_path / "run"))
 
 
 def test_the_animation_is_repeatable(tmp_path):

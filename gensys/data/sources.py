@@ -7,6 +7,7 @@ is read once, when it is first asked for. Data are opened for reading only.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,9 +41,9 @@ def open_source(data: str | Path, size: int = 32) -> Source:
         raise DataError(
             f"'data' is the file {str(path)!r}: give a folder of images, a .zarr store or a name: {_names()}"
         )
-    if len(path.parts) > 1:
+    if os.sep in str(data):
         raise DataError(f"'data' is the path {str(path)!r}, and nothing is there; names are {_names()}")
-    near = difflib.get_close_matches(str(data), NAMED, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(data), NAMED, n=1, cutoff=0.6)
     raise DataError(
         f"'data' is {str(data)!r}, which is neither a name nor a path. "
         + (f"Did you mean {near[0]!r}? " if near else "")

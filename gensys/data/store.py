@@ -21,17 +21,19 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from gensys.data import layout
 from gensys.data.layout import ATTEMPTS, COMMITS, DIGEST_BYTES, DIGESTS, KEY, ArraySpec, Config, differences
 from gensys.data.verify import Problem, check_index, check_metadata, check_shard
 from gensys.durable import digest, digest_file, explained, link, publish_directory, sync_directory, write
 from gensys.errors import NondeterminismError, StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ArraySpec", "Problem", "Store"]
 

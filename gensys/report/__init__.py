@@ -5,12 +5,12 @@ scores.py     metrics and protocol as rows of tables
 figures.py    pictures as data URIs; curves and intervals as inline SVG that follows light and dark
 recipe.py     the exact command lines that make the run again
 page.py       write_report: the parts above, put into report.html.j2
-animation.py  draw_trajectory: the animation of sampling that the report shows
+animation.py  draw_trajectory, add_trajectory: the animation of sampling that the report shows
 """
 
 from __future__ import annotations
 
-from gensys.report.animation import draw_trajectory
+from gensys.report.animation import add_trajectory, draw_trajectory
 from gensys.report.page import write_report
 
-__all__ = ["draw_trajectory", "write_report"]
+__all__ = ["add_trajectory", "draw_trajectory", "write_report"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gensys.core import Generative
 
-__all__ = ["columns_for", "draw_trajectory"]
+__all__ = ["add_trajectory", "columns_for", "draw_trajectory"]
 
 _FRAMES = 20
 _SIDE, _GAP, _MARGIN = 96, 4, 22  # pixels: of a picture, between two, and for a line of text
@@ -65,6 +65,37 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
     part = path.with_suffix(".part")
     save_animation([*frames, _frame(to_uint8(images).cpu(), names, 1.0, "the samples")], part)
     part.replace(path)
+
+
+def add_trajectory(folder: Path) -> None:
+    """Write a run's trajectory.png if it has none, a checkpoint, and a model that can be animated.
+
+    With the knobs and the seed of samples.zarr, if that is there: then its first rows are drawn.
+    """
+    from gensys.report.reading import training
+
+    path, found = folder / "trajectory.png", training(folder)
+    if path.exists() or found.is_codec or not found.state:
+        return
+    import torch
+
+    from gensys.data.store import Store
+    from gensys.noise import Noise
+    from gensys.preview import labels_for
+    from gensys.run import RunFolder
+
+    run = RunFolder(folder)
+    spec, seed = run.spec(), 0
+    if (folder / "samples.zarr").exists():
+        about = Store.open(folder / "samples.zarr").attributes
+        spec, seed = spec.with_knobs(about["knobs"]), about["seed"]
+    model, classes = run.model(spec), spec.load().source.classes
+    if not hasattr(getattr(model, "prior", model), "trajectory"):
+        return
+    one = torch.zeros(1, dtype=torch.int64)
+    shape = model.sample(labels_for(one, len(classes)), Noise(seed, one)).shape
+    if len(shape) == 4 and shape[1] in (1, 3):
+        draw_trajectory(model, classes, seed, path)
 
 
 def _decoded(model: Generative, prior: object, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gensys.report.animation import columns_for
 from gensys.report.figures import Picture, curve, frames, interval, picture, sheet, spread
-from gensys.report.reading import Contents, Gap, Samples, Training, animate, number, read
+from gensys.report.reading import Contents, Gap, Samples, Training, number, read
 from gensys.report.recipe import Places, commands, timed_budget, train
 from gensys.report.scores import compact, duration, facts, figures, scores
 from gensys.run import recipes
@@ -188,7 +188,8 @@ def _animation(found: Contents) -> _Animation | None:
         return None
     moving, stills = picture(path), frames(path, _STILLS)
     if moving is None or not stills:
-        _damaged(found, "the animation of sampling", path, animate(path.parent))
+        run = f"runs/{path.parent.resolve().name}"
+        _damaged(found, "the animation of sampling", path, f"rm {run}/{path.name} && gensys report {run}")
         return None
     return _Animation(moving, stills[-1], stills if len(stills) > 1 else [])
 

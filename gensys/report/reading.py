@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Contents", "Gap", "Samples", "Training", "animate", "number", "read"]
+__all__ = ["Contents", "Gap", "Samples", "Training", "number", "read", "training"]
 
 _SAMPLES = 100
 _PIXELS = 4_000_000  # of the sample grid: a page of large images must still open on a phone
@@ -58,6 +58,8 @@ class Training:
     @property
     def is_codec(self) -> bool:
         """Whether it trains an autoencoder: then its previews are images above their reconstructions, not samples."""
+        if (kind := self.document.get("kind")) is not None:
+            return kind == "codec"
         return any("reconstruction" in line for line in self.log[:1])
 
     @property
@@ -98,42 +100,29 @@ def number(value: object) -> float | None:
 def read(folder: Path) -> Contents:
     """Read a run folder. Raises RunError if it is no run."""
     document = RunFolder(folder).document()
-    found = Contents(_training(folder, document))
+    found = Contents(training(folder))
     run = f"runs/{folder.resolve().name}"
     if not found.run.is_codec:
         found.latents = _latents(folder, document)
         found.codec = _codec(folder, found.latents)
         _read_samples(found, folder, run)
-        found.trajectory = _picture(found, folder / "trajectory.png", "the animation of sampling", animate(folder))
-    found.reconstructions = _picture(found, folder / "reconstructions.png", "", "")
+        found.trajectory = _file(folder / "trajectory.png")
+    found.reconstructions = _file(folder / "reconstructions.png")
     if not found.run.log:
         found.gaps.append(Gap("loss curves", "metrics.jsonl holds no line", ""))
     if not found.run.previews:
         found.gaps.append(Gap("pictures of the progress", "samples/ holds no picture", ""))
     _read_evaluation(found, folder, run)
-    stages = _json(found, folder / "stages.json", "the time of every stage, which a demo measures", "gensys demo")
+    if (folder / "stages.json").exists():  # a demo writes it: nothing else has it, and nobody misses it
+        stages = _json(found, folder / "stages.json", "the time of every stage, which a demo measures", "gensys demo")
+    else:
+        stages = []
     found.stages = [s for s in stages if isinstance(s, dict)] if isinstance(stages, list) else []
     environment = _json(found, folder / "env.json", "the environment", "")
     found.environment = environment if isinstance(environment, dict) else {}
     if environment is not None and not found.environment:
         found.gaps.append(Gap("the environment", "env.json says nothing; it is written when a run is started", ""))
     return found
-
-
-def animate(folder: Path) -> str:
-    """The command that draws trajectory.png: no verb of the command line does it for any run."""
-    name = f"runs/{folder.resolve().name}"
-    return "\n".join(
-        [
-            "python - <<'END'",
-            "from pathlib import Path",
-            "from gensys.report import draw_trajectory",
-            "from gensys.run import RunFolder",
-            f"run = RunFolder(Path({name!r}))",
-            "draw_trajectory(run.model(), run.spec().load().source.classes, 0, run.path / 'trajectory.png')",
-            "END",
-        ]
-    )
 
 
 def _load(path: Path) -> Any:
@@ -163,7 +152,9 @@ def _quietly(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _training(path: Path, document: Mapping[str, Any]) -> Training:
+def training(path: Path) -> Training:
+    """The training in a folder, as far as it can be read."""
+    document = _quietly(path / "run.json")
     previews = {int(p.stem): p for p in sorted((path / "samples").glob("*.png")) if p.stem.isdigit()}
     newest = max((p.parent for p in path.glob("checkpoints/*/COMMITTED")), default=None)
     state = {} if newest is None else _quietly(newest / "state.json")
@@ -200,7 +191,7 @@ def _codec(folder: Path, latents: Mapping[str, Any]) -> Training | None:
     recorded = latents.get("run")
     for path in (folder / "codec", Path(recorded) if isinstance(recorded, str) else folder / "codec"):
         if (path / "run.json").is_file():
-            return _training(path, _quietly(path / "run.json"))
+            return training(path)
     return None
 
 
@@ -238,10 +229,5 @@ def _read_evaluation(found: Contents, folder: Path, run: str) -> None:
         found.gaps.append(Gap("metrics", "evaluation.json holds no metrics", remedy))
 
 
-def _picture(found: Contents, path: Path, what: str, remedy: str) -> Path | None:
-    """The path, if a picture is there. what: "" if nobody misses it."""
-    if path.is_file():
-        return path
-    if what:
-        found.gaps.append(Gap(what, f"{path.name} is not there", remedy))
-    return None
+def _file(path: Path) -> Path | None:
+    return path if path.is_file() else None

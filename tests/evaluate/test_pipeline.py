@@ -95,7 +95,7 @@ def test_what_cannot_be_scored_says_why(codec, judged, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"cannot be scored: 'reference' needs at least 6 rows"):
         pipeline.evaluate(samples(tmp_path / "five.zarr", codec, 5), screen=SCREEN)
 
-    def damaged(*_):
+    def damaged(*_, **__):
         raise DataError("an image cannot be read")
 
     monkeypatch.setattr(pipeline, "evaluate_samples", damaged)
