@@ -13,15 +13,15 @@ from gensys.systems.kl_autoencoder import kl_autoencoder as system
 def kl_autoencoder(
     data: str = "mnist",  # mnist, fashion, or a folder of images (class = subfolder)
     size: int = 32,  # side to which a folder's images are cropped and scaled
-    channels: int = 4,  # of the latents
+    channels: int = 4,  # channels of the latents
     width: int = 32,  # channels at the finest resolution; doubles when it halves
     levels: int = 2,  # resolutions; the latents are 2 * 2^(levels - 1) times smaller than the image
     beta: float = 1e-4,  # weight of the KL term
     batch: int = 16,  # images per step, over all workers; many small steps beat few large ones here
     budget: str = "150k",  # images (64000, 500k, 2M) or time (90s, 10m, 2h)
     lr: float = 4e-3,  # peak learning rate
-    precision: Precision = "auto",  # auto, bf16 or fp32
-    seed: int = 0,
+    precision: Precision = "auto",  # number format of the matrix products: auto, bf16 or fp32
+    seed: int = 0,  # of weights, order and noise
 ) -> Run:
     """A convolutional KL autoencoder: images to 4-channel latents, for `gensys encode` and latent models."""
     source = open_source(data, size)

@@ -22,28 +22,27 @@ SOLVERS = {"ddim": ddim, "euler": euler, "heun": heun}
 
 def latent_dit(
     data: str,  # a latent store, as `gensys encode` makes it
-    width: int = 128,  # of the transformer
-    depth: int = 5,  # blocks
-    heads: int = 4,  # of the attention
+    width: int = 128,  # features of a token in the transformer
+    depth: int = 5,  # blocks of the transformer
+    heads: int = 4,  # heads of the attention
     patch: int = 2,  # side of the squares of latents that become one token
     dropout: float = 0.1,  # probability that a row is trained without its label
     batch: int = 64,  # latents per step, over all workers
     budget: str = "500k",  # latents (64000, 500k, 2M) or time (90s, 10m, 2h)
     lr: float = 2e-3,  # peak learning rate
-    precision: Precision = "auto",  # auto, bf16 or fp32
-    seed: int = 0,
-    solver: Literal["heun", "euler", "ddim"] = "heun",
-    steps: int = 12,  # of the solver; heun calls the network twice in each
+    precision: Precision = "auto",  # number format of the matrix products: auto, bf16 or fp32
+    seed: int = 0,  # of weights, order and noise
+    solver: Literal["heun", "euler", "ddim"] = "heun",  # heun (second order), euler or ddim
+    steps: int = 12,  # steps of the solver; heun calls the network twice in each
     shift: float = 1.0,  # above 1: more of the steps near the noise
     guidance: float = 1.75,  # 1 = the conditional model; more follows the label more closely
-    guide_from: float = 0.8,  # the interval of time, from noise (1) to data (0), in which guidance is applied:
-    guide_to: float = 0.1,  # at both ends it costs diversity and changes no label
+    guide_from: float = 0.8,  # time, from noise (1) to data (0), at which guidance begins: earlier it costs diversity
+    guide_to: float = 0.1,  # time, from noise (1) to data (0), at which guidance ends: later it changes no label
 ) -> Run:
     """Flow matching with a diffusion transformer on the latents of a store; samples are decoded by its codec."""
     source = LatentSource.open(data)
-    sampler = Sampler(
-        SOLVERS[solver], tuple(shifted(uniform(steps), shift)), Guidance(guidance, (guide_to, guide_from))
-    )
+    scale = guidance if source.classes else 1.0  # without labels there is nothing to follow
+    sampler = Sampler(SOLVERS[solver], tuple(shifted(uniform(steps), shift)), Guidance(scale, (guide_to, guide_from)))
     shape = (source.shape[0], source.shape[1], source.shape[2])
 
     def build() -> Latent:
