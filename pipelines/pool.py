@@ -100,7 +100,7 @@ class Pool:
         if self._error is not None:
             raise self._error
         waiting = list(reversed(shards))
-        attempts = dict.fromkeys(shards, 0)
+        attempts: dict[int | None, int] = {None: 0, **dict.fromkeys(shards, 0)}  # None: starting up
         idle: list[Any] = []
         # a shard is given only to a worker that has started: one that finds no place must not hold a shard back
         running: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
@@ -110,23 +110,26 @@ class Pool:
                 running[actor.run.remote(job, shard)] = actor, shard
             (reference,), _ = ray.wait(list(running), num_returns=1)
             actor, shard = running.pop(reference)
-            idle.append(actor)
             try:
                 rows = ray.get(reference)
+                idle.append(actor)
                 if shard is not None:
                     done(rows)
             except RayActorError as error:  # the worker died; Ray starts it again
-                if shard is None:
-                    raise GensysError(
-                        "a worker died while it started: see `gensys doctor`, or use --workers 0"
-                    ) from error
                 attempts[shard] += 1
-                if attempts[shard] >= _ATTEMPTS:
+                if attempts[shard] >= _ATTEMPTS * (len(self._actors) if shard is None else 1):
+                    what = (
+                        "its workers died as they started"
+                        if shard is None
+                        else f"shard {shard} ended {_ATTEMPTS} workers"
+                    )
                     raise GensysError(
-                        f"shard {shard} ended {_ATTEMPTS} workers (killed, or out of memory): what is "
-                        f"committed is kept; use fewer --workers or smaller shards, and run the same command again"
+                        f"{what} (killed, or out of memory): what is committed is kept; use fewer --workers or smaller "
+                        f"shards, and run the same command again"
                     ) from error
-                waiting.append(shard)
+                if shard is not None:
+                    waiting.append(shard)
+                running[actor.ready.remote()] = actor, None
             except RayTaskError as error:
                 if isinstance(error.cause, GensysError):
                     raise error.cause from None  # what went wrong, without the layers between
