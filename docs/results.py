@@ -27,7 +27,9 @@ def _row(name: str, scores: list[dict[str, Any]]) -> str:
     ratio = f"{statistics.mean(values) / statistics.mean(known):.2f}" if len(known) == len(values) else ""
     floor = "" if floors[0] is None else f"{floors[0]:.4g}"
     shown = " | ".join(f"{v:.4g}" for v in values)
-    return f"| `{name}` | {shown} | {floor} | {ratio} | {scores[0][name]['better']} |"
+    low, high = scores[0][name]["low"], scores[0][name]["high"]
+    interval = "" if low is None else f"{low:.4g}..{high:.4g}"
+    return f"| `{name}` | {shown} | {interval} | {floor} | {ratio} | {scores[0][name]['better']} |"
 
 
 def _times(stage: str, detail: str, runs: list[list[dict[str, Any]]]) -> str:
@@ -42,16 +44,17 @@ def main(runs: list[Path]) -> None:
     totals = [sum(stage["seconds"] for stage in run) for run in stages]
     heads = " | ".join(f"run {k + 1}" for k in range(len(runs)))
     line = "|---" * (len(runs) + 1) + "|"
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     about = {stage["stage"]: stage["detail"] for stage in stages[0]}
     text = [
         "# What the demo measures",
         "",
-        f"Written on {date.today()} by `python docs/results.py`, from {len(runs)} runs of `make demo` on one machine.",
+        f"Written on {date.today()} by `python docs/results.py`, from {count} of `make demo` on one machine.",
         "",
         "## Figures",
         "",
-        f"| metric | {heads} | real data | value / real | better |",
-        line + "---|---|---|",
+        f"| metric | {heads} | 95 % interval of run 1 | real data | value / real | better |",
+        line + "---|---|---|---|",
         *(_row(name, scores) for name in scores[0]),
         "",
         *(f"- `{name}`: {metric['about']}" for name, metric in scores[0].items()),

@@ -23,6 +23,7 @@ from gensys.data import order
 from gensys.data.latents import LatentSource
 from gensys.data.sources import Source, split
 from gensys.data.store import Store
+from gensys.engine.precision import resolve
 from gensys.errors import RunError
 from gensys.evaluate.classifier import Judge, judge
 from gensys.evaluate.metrics import Metric, evaluate_reconstruction, evaluate_samples
@@ -209,7 +210,7 @@ def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge, re
         "sample ids": f"{made_by['first']}:{made_by['first'] + n}",
         "sample seed": made_by["seed"],
         **sampler,
-        "precision": run.settings.precision,
+        "precision": resolve(run.settings.precision),
         "weights": f"average of relative width {run.settings.ema:g}, sha256 {made_by['weights'][:16]}",
         **real.told(),
         "classifier": f"lenet, sha256 {judged.weights[:16]}, held-out accuracy {judged.accuracy:.3f}",

@@ -1,6 +1,8 @@
 """Every built-in recipe keeps its promises: a plan writes nothing, two steps train, what is saved is what is loaded."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +144,16 @@ def test_another_seed_is_another_model(tiny, tmp_path):
     one, other = (load_file(RunFolder(tmp_path / str(seed)).weights()) for seed in (0, 1))
     same = [name for name, value in one.items() if torch.equal(value, other[name])]
     assert len(same) < len(one) / 2  # what begins at zero has hardly moved
+
+
+def test_the_recipe_in_the_readme(places, tmp_path):
+    (code,) = re.findall("```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    folder = RunFolder(tmp_path / "run")
+    spec = resolve(f"{tmp_path}/mine.py:pixels", {"data": places["images"], "budget": "128", "depth": "1"})
+    assert train(folder, spec, workers=0, fresh=False, screen=SCREEN).finished
+    ids = torch.arange(2)
+    assert folder.model().sample(labels_for(ids, 2), Noise(0, ids)).shape == (2, 1, 32, 32)
 
 
 def test_every_knob_says_what_it_is(tiny):

@@ -42,7 +42,7 @@ def open_source(data: str | Path, size: int = 32) -> Source:
             f"'data' is the file {str(path)!r}: give a folder of images, a .zarr store or a name: {_names()}"
         )
     if os.sep in str(data):
-        raise DataError(f"'data' is the path {str(path)!r}, and nothing is there; names are {_names()}")
+        raise DataError(f"'data' is the path {str(data)!r}, and nothing is there; names are {_names()}")
     near = difflib.get_close_matches(str(data), NAMED, n=1, cutoff=0.6)
     raise DataError(
         f"'data' is {str(data)!r}, which is neither a name nor a path. "

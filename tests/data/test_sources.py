@@ -156,6 +156,8 @@ def test_the_real_fashion():
         ("Fashion-MNIST", "Did you mean 'fashion'"),
         ("", "'data' is empty"),
         ("some/where", "nothing is there"),
+        ("./nowhere", r"the path '\./nowhere', and nothing is there"),
+        ("pictures", "neither a name nor a path. Names are"),
         (Path("mnist"), "neither a name nor a path"),
         (__file__, "is the file"),
         ("none.zarr", "not a store"),
