@@ -54,7 +54,7 @@ class Epilogue(Commands):
 @debug_option
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Train, encode, sample and score generative models, with the same answer on one core and on a cluster."""
+    """Train, encode, sample and score generative models. Any number of workers gives the same latents and samples."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

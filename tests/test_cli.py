@@ -452,6 +452,14 @@ def test_verify_and_repair(here, store):
     assert "not committed" in ask("verify", "s.zarr", code=1).stdout
 
 
+def test_verify_does_not_wait_for_torch(here, store):
+    code = (
+        "import sys\nfrom gensys.cli import cli\ncli(['verify', 's.zarr'], standalone_mode=False)\n"
+        "print('torch' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1] == "False"
+
+
 def test_verify_of_something_else(here):
     assert "is not a store" in complaint("verify", ".", code=1)
 

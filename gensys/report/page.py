@@ -200,7 +200,12 @@ def _reconstructions(found: Contents) -> tuple[Picture, str] | None:
         shown = picture(found.reconstructions)
         if shown is not None:
             return shown, "Images that training never saw, above what the codec makes of them."
-        _damaged(found, "held-out reconstructions", found.reconstructions, "gensys demo")
+        _damaged(
+            found,
+            "held-out reconstructions",
+            found.reconstructions,
+            f"gensys evaluate runs/{found.run.path.resolve().name}",
+        )
     codec = found.run if found.run.is_codec else found.codec
     if codec is None or not codec.previews:
         return None
