@@ -27,7 +27,7 @@ def latent_dit(
     heads: int = 4,  # heads of the attention
     patch: int = 2,  # side of the squares of latents that become one token
     dropout: float = 0.1,  # probability that a row is trained without its label
-    batch: int = 64,  # latents per step, over all workers
+    batch: int = 128,  # latents per step, over all workers
     budget: str = "500k",  # latents (64000, 500k, 2M) or time (90s, 10m, 2h)
     lr: float = 2e-3,  # peak learning rate
     precision: Precision = "auto",  # number format of the matrix products: auto, bf16 or fp32
