@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gensys.core import Codec, Generative
 from gensys.noise import Noise
-from gensys.pictures import grid, save_png, to_uint8
+from gensys.pictures import grid, pairs, save_png, to_uint8
 from gensys.run import Run
 
 __all__ = ["draw", "labels_for"]
@@ -33,8 +33,7 @@ def draw(model: Generative, run: Run, path: Path) -> None:
         rows = run.rows[: _COLUMNS * _ROWS // 2]
         x = run.source.batch(rows, Noise(run.settings.seed, rows)).x.to(device)
         decoded = model.decode(model.encode(x).mean)
-        pairs = [half for k in range(0, len(x), _COLUMNS) for half in (x[k : k + _COLUMNS], decoded[k : k + _COLUMNS])]
-        images = torch.cat(pairs)
+        images = pairs(x, decoded, _COLUMNS)
     else:
         ids = _PREVIEW_IDS + torch.arange(_COLUMNS * _ROWS, device=device)
         images = model.sample(labels_for(ids - _PREVIEW_IDS, len(run.source.classes)), Noise(run.settings.seed, ids))

@@ -1,8 +1,9 @@
 """Draw samples into a store: `gensys sample RUN --seeds 0:50000`.
 
-Sample i is a function of (run, seed, i, label) alone. Samples are drawn in blocks of fixed size at fixed places: i
-always sits in row i mod 64 of block i div 64, with the same neighbours, because a matrix product may round a row
-differently in another place. So the bits of sample 4711 do not depend on what else was asked for, or on who drew it.
+Sample i is a function of (run, seed, i, label, the knobs asked for) alone. Samples are drawn in blocks of fixed size at
+fixed places: i always sits in row i mod 64 of block i div 64, with the same neighbours, because a matrix product may
+round a row differently in another place. So the bits of sample 4711 do not depend on what else was asked for, or on who
+drew it.
 """
 
 from __future__ import annotations

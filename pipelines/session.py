@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
 import threading
+from typing import Any
 
 import ray
 from gensys.pipelines import joins_a_cluster
@@ -36,12 +39,15 @@ class Session:
 
     def _serve(self) -> None:
         # "local": without it, Ray would join any cluster that somebody left running on this machine
-        here = {
+        here: dict[str, Any] = {
             "address": "local",
             "include_dashboard": False,
             "num_cpus": self.workers,
             "_node_ip_address": "127.0.0.1",
         }
+        if (python := shlex.quote(sys.executable)) != sys.executable:
+            # Ray hands this path to a shell as it is, so a checkout in "my projects" would start no worker of Ray Train
+            here["runtime_env"] = {"py_executable": python}
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if joins_a_cluster() else here))
         except BaseException as error:  # raised again, as the cause, where the session is first used

@@ -35,7 +35,7 @@ def latent_dit(
     solver: Literal["heun", "euler", "ddim"] = "heun",  # heun (second order), euler or ddim
     steps: int = 12,  # steps of the solver; heun calls the network twice in each
     shift: float = 1.0,  # above 1: more of the steps near the noise
-    guidance: float = 1.75,  # 1 = the conditional model; more follows the label more closely
+    guidance: float = 2.0,  # 1 = the conditional model; more follows the label more closely
     guide_from: float = 0.8,  # time, from noise (1) to data (0), at which guidance begins: earlier it costs diversity
     guide_to: float = 0.1,  # time, from noise (1) to data (0), at which guidance ends: later it changes no label
 ) -> Run:
