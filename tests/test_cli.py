@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_exit_codes_of_the_program(here):
 
 
 def test_a_reader_that_goes_away_is_no_failure():
-    command = f"set -o pipefail; {sys.executable} -m gensys show latent_dit | true"
+    command = f"set -o pipefail; {shlex.quote(sys.executable)} -m gensys show latent_dit | true"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert ran.stderr == ""
 
