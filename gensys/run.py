@@ -90,7 +90,7 @@ class Spec:
             return make()
         except GensysError:
             raise
-        except Exception as error:
+        except Exception as error:  # of the user's own program, or a part that refuses a value; all else goes on below
             if self.code:  # the user's own program: say where in it
                 frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in self.recipe]
                 line = f", line {frames[-1].lineno}" if frames else ""
