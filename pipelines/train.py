@@ -319,9 +319,7 @@ class Workers:
         """Give the order and follow the log until the workers are done."""
         settings = spec.load().settings
         order_file = {"recipe": spec.recipe, "knobs": dict(spec.knobs), "code": spec.code}
-        part = self.folder / "job.json.part"
-        part.write_text(json.dumps(order_file))
-        part.replace(self.folder / "job.json")
+        durable.replace(self.folder / "job.json", json.dumps(order_file).encode())
         told = False
         while self._thread.is_alive():
             self._thread.join(_POLL)

@@ -7,9 +7,10 @@ checkpoint, so a killed and resumed run leaves the same lines as an undisturbed 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from gensys import durable
 
 __all__ = ["Log", "last", "read"]
 
@@ -44,9 +45,7 @@ class Log:
 
         kept = [line for line in read(folder) if line["step"] <= step]
         path = folder / "metrics.jsonl"
-        fresh = path.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(fresh, path)
+        durable.replace(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._lines = open(path, "a", buffering=1)  # noqa: SIM115 - open as long as the run; one write a line
         self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
 

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 __all__ = ["attention"]
 
-# torch's fused CPU attention works in blocks of 32 rows or more: its bf16 backward pass costs ten times as much as two
-# small matrix products at 16 tokens, six times at 64. From about 256 tokens on it wins (one AVX-512 core, torch 2.13).
+# torch's fused CPU attention works in blocks of 32 rows or more. Forward and backward in bf16, 64 x 4 heads of 32, one
+# AVX-512 core, torch 2.13: 14.3 ms against 1.5 for two matrix products at 16 tokens, 34 against 5.3 at 64, 136 against
+# 111 at 256, where its forward pass is the faster. In float32 it is up to 1.7 times faster at 16 tokens.
 _SHORT = 128
 
 
