@@ -6,6 +6,7 @@ It takes `pip install --no-build-isolation -e .`, because the build reads the he
 from __future__ import annotations
 
 import sys
+from glob import glob
 from subprocess import SubprocessError
 
 from setuptools import Extension, setup
@@ -51,9 +52,9 @@ def extension() -> tuple[list[Extension], dict[str, type]]:
 
     module = CppExtension(
         "gensys._native",
-        ["csrc/bind.cpp", "csrc/kernels.cpp"],
+        ["csrc/bind.cpp", "csrc/kernels.cpp", *sorted(glob("csrc/cpu/*.cpp")), *sorted(glob("csrc/ops/*.cpp"))],
         include_dirs=[pybind11.get_include()],
-        depends=["csrc/philox.h", "csrc/kernels.h", "csrc/kernels.inc"],
+        depends=sorted(glob("csrc/**/*.h", recursive=True)),
         extra_compile_args=FLAGS,
     )
     return [module], {"build_ext": OptionalBuild}

@@ -11,17 +11,42 @@ namespace gensys {
 
 constexpr int kMaxTerms = 8;  // tensors in one pass of `combine`; the noise may come on top
 
+// A bfloat16 number: the upper half of a float.
+struct bfloat {
+  uint16_t bits;
+};
+
+// What `combine` does with the sum: nothing, or clip it to [low, high] (NaN stays NaN).
+struct Clip {
+  bool on;
+  float low, high;
+};
+
 struct Kernels {
   const char* isa;
 
-  // out[i] = sum over j of coefs[j] * terms[j][i], left to right, every product and every sum rounded.
+  // out[i] = sum over j of coefs[j] * terms[j][i], left to right, every product and every sum rounded, then clipped.
   // 0 <= count <= kMaxTerms + 1. `out` may be one of the terms; other overlaps are not allowed.
-  void (*combine)(float* out, const float* const* terms, const float* coefs, int count, int64_t n);
+  void (*combine)(float* out, const float* const* terms, const float* coefs, int count, int64_t n, Clip clip);
 
   // The first n elements that the counters of `row` give from counter `quad` on.
   void (*uniform)(float* out, const Row& row, uint32_t quad, int n);
   void (*normal)(float* out, const Row& row, uint32_t quad, int n);
 };
+
+// The tables of csrc/cpu/<isa>.cpp; the namespaces hold nothing else that is seen from outside.
+namespace baseline {
+extern const Kernels table;
+}
+namespace avx2 {
+extern const Kernels table;
+}
+namespace avx512 {
+extern const Kernels table;
+}
+namespace avx512_bf16 {
+extern const Kernels table;
+}
 
 // Those that this CPU can run, fastest first. Never empty: the last one is "baseline".
 const std::vector<const Kernels*>& kernels();

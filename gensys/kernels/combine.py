@@ -32,21 +32,23 @@ def combine(
     noise_coef: float = 0.0,
     noise: Noise | None = None,
     stream: Stream = Stream.SOLVER,
+    clip: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Write the sum over j of coefs[j] tensors[j] + noise_coef z into `out`, and return `out`.
+    """Write the sum over j of coefs[j] tensors[j] + noise_coef z, clipped if asked, into `out`, and return `out`.
 
     out: (B, *S), contiguous, floating point. It may be one of the tensors, exactly; it must not overlap them partly.
     tensors: 0 to 8 tensors like `out`: same shape, dtype and device, contiguous. coefs: as many numbers.
     noise: needed if noise_coef is not 0. Row b of z belongs to noise.ids[b], its elements in row-major order.
+    clip: (low, high), the interval that the sum is clipped to (NaN stays NaN); None = all numbers.
 
     16-bit tensors are summed in float32 and rounded once. There is no derivative (like torch's own out= functions).
     """
-    _check(out, tensors, coefs, noise_coef, noise)
+    _check(out, tensors, coefs, noise_coef, noise, clip)
     if choose("combine", out.device, out.dtype).implementation == "native":
         counters = (None, 0, 0, 0) if noise is None or noise_coef == 0 else noise.arguments(stream)
-        torch.ops.gensys.combine(out, tensors, coefs, noise_coef, *counters)
+        torch.ops.gensys.combine(out, tensors, coefs, noise_coef, *counters, clip or ())
         return out
-    return reference(out, tensors, coefs, noise_coef, noise, stream)
+    return reference(out, tensors, coefs, noise_coef, noise, stream, clip)
 
 
 def reference(
@@ -56,6 +58,7 @@ def reference(
     noise_coef: float = 0.0,
     noise: Noise | None = None,
     stream: Stream = Stream.SOLVER,
+    clip: tuple[float, float] | None = None,
 ) -> Tensor:
     """The definition of `combine`, in plain torch."""
     dtype = torch.float64 if out.dtype == torch.float64 else torch.float32
@@ -63,16 +66,19 @@ def reference(
     if noise is not None and noise_coef != 0:
         z = philox_normal(noise.seed, noise.ids, noise.step, int(stream), out[:1].numel())
         terms.append(z.to(dtype).view(out.shape) * noise_coef)
-    if not terms:
-        return out.zero_()
-    total = terms[0]
+    total = terms[0] if terms else torch.zeros_like(out, dtype=dtype)
     for term in terms[1:]:
         total = total + term
-    return out.copy_(total)
+    return out.copy_(total if clip is None else total.clamp(*clip))
 
 
 def _check(
-    out: Tensor, tensors: Sequence[Tensor], coefs: Sequence[float], noise_coef: float, noise: Noise | None
+    out: Tensor,
+    tensors: Sequence[Tensor],
+    coefs: Sequence[float],
+    noise_coef: float,
+    noise: Noise | None,
+    clip: tuple[float, float] | None,
 ) -> None:
     """Raise ValueError, naming the argument, unless `combine` can take these. Fast when nothing is wrong."""
     if len(tensors) != len(coefs):
@@ -91,6 +97,8 @@ def _check(
         raise ValueError(
             "'out' and 'tensors' must not require a gradient: combine has none, call it in torch.no_grad()"
         )
+    if clip is not None and not clip[0] <= clip[1]:
+        raise ValueError(f"'clip' must be (low, high) with low <= high, got {clip}")
     if noise_coef != 0:
         if noise is None:
             raise ValueError(f"'noise' must be given when 'noise_coef' is not 0, got None with {noise_coef}")
@@ -115,6 +123,7 @@ def examples() -> Iterator[dict[str, Any]]:
             tensors = [torch.randn(shape, generator=generator) for _ in range(count)]
             coefs = torch.randn(count, generator=generator, dtype=torch.float64).tolist()
             yield {"out": torch.empty(shape), "tensors": tensors, "coefs": coefs}
+            yield {"out": torch.empty(shape), "tensors": tensors, "coefs": coefs, "clip": (-0.5, 1.0)}
             yield {"out": torch.empty(shape), "tensors": tensors, "coefs": coefs, "noise_coef": 0.3, "noise": noise}
             if count:  # in place, and the same tensor twice
                 aliased = [*tensors[:-1], tensors[0]]

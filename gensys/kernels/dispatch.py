@@ -2,10 +2,17 @@
 
 Every op has a "reference", plain torch, which is the definition and runs everywhere. The table `KERNELS` lists what
 else there is, in the order of preference; `choose` takes the first that can run. `gensys doctor` prints `table()`.
+
+    native   C++ with SIMD (csrc/cpu), on a CPU            cuda     CUDA C++ (csrc/cuda), on an NVIDIA GPU
+    triton   Triton, on a GPU; on a CPU only under Triton's interpreter and only when forced (it is for tests)
+
+GENSYS_KERNELS=NAME in the environment forces an implementation for the whole process, `force` within a block.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -19,8 +26,11 @@ from gensys import native
 
 __all__ = ["KERNELS", "OPS", "Choice", "Kernel", "Row", "Unavailable", "choose", "force", "table"]
 
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FAST = (torch.float32, torch.bfloat16)
+
 OPS = {
-    "combine": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    "combine": _FLOATS,
     "philox_normal": (torch.float32,),
 }
 """The dtypes that each op is defined for."""
@@ -35,12 +45,14 @@ class Kernel:
     device: str
     dtypes: tuple[torch.dtype, ...]
 
-    def refusal(self, device: str, dtype: torch.dtype, missing: str) -> str:
+    def refusal(self, device: str, dtype: torch.dtype, forced: bool, missing: str) -> str:
         """Why it cannot run on this device type and dtype; empty if it can."""
         if device != self.device:
             return f"{self.implementation} runs on {self.device}, not on {device}"
         if dtype not in self.dtypes:
             return f"{self.implementation} takes {', '.join(map(_name, self.dtypes))}, not {_name(dtype)}"
+        if (self.implementation, device) == ("triton", "cpu") and not forced:
+            return "triton runs on a CPU when forced only: its interpreter is for tests"
         return f"{self.implementation} is missing: {missing}" if missing else ""
 
 
@@ -48,6 +60,19 @@ KERNELS = (
     Kernel("combine", "native", "cpu", (torch.float32,)),
     Kernel("philox_normal", "native", "cpu", (torch.float32,)),
 )
+
+
+def _missing(implementation: str, device: str) -> str:
+    """Why an implementation is not installed or cannot run on this device type; empty if it can."""
+    if implementation == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "the package triton is not installed (pip install gensys[triton])"
+        if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            return "on a CPU it needs its interpreter (TRITON_INTERPRET=1 before it is imported)"
+        return ""
+    if implementation == "cuda":
+        return native.why_missing or ("" if hasattr(native.extension, "cuda") else "built without nvcc")
+    return native.why_missing
 
 
 class Choice(NamedTuple):
@@ -71,41 +96,51 @@ class Unavailable(RuntimeError):
     """A forced implementation cannot run here."""
 
 
-_forced: ContextVar[str | None] = ContextVar("forced", default=None)
+_forced: ContextVar[str | None] = ContextVar("forced", default=os.environ.get("GENSYS_KERNELS"))
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+@torch.compiler.assume_constant_result  # a traced graph keeps the choice that it was traced with
 def choose(op: str, device: torch.device | str, dtype: torch.dtype) -> Choice:
     """The implementation of `op` that runs for tensors of this device and dtype.
 
     A function of its arguments, of what is installed and of `force`; it touches no tensor and changes nothing.
     """
     isa = "" if native.extension is None else native.extension.isa()
-    return _choose(op, torch.device(device).type, dtype, _forced.get(), isa, native.why_missing)
+    return _choose(op, torch.device(device).type, dtype, _forced.get(), isa)
 
 
 @cache  # a solver asks before every step
-def _choose(op: str, device: str, dtype: torch.dtype, forced: str | None, isa: str, missing: str) -> Choice:
+def _choose(op: str, device: str, dtype: torch.dtype, forced: str | None, isa: str) -> Choice:
     if op not in OPS:
         raise ValueError(f"'op' must be one of {sorted(OPS)}, got {op!r}")
     if dtype not in OPS[op]:
         raise ValueError(f"'dtype' of {op} must be one of {', '.join(map(_name, OPS[op]))}, got {_name(dtype)}")
     if forced == "reference":
         return Choice("reference", "forced")
+    _require_known("GENSYS_KERNELS", forced)
     refusals = []
     for kernel in KERNELS:
         if kernel.op == op and forced in (None, kernel.implementation):
-            refusal = kernel.refusal(device, dtype, missing)
+            missing = _missing(kernel.implementation, device)
+            refusal = kernel.refusal(device, dtype, forced is not None, missing)
             if not refusal:
-                return Choice(kernel.implementation, f"{'forced, ' if forced else ''}compiled for {isa}")
+                how = f"compiled for {isa}" if kernel.implementation == "native" else f"on {device}"
+                return Choice(kernel.implementation, f"{'forced, ' if forced else ''}{how}")
             refusals.append(refusal)
     reasons = "; ".join(refusals) or "there is no such implementation"
     if forced:
         raise Unavailable(f"{op} was forced to {forced!r}, but {reasons}")
     return Choice("reference", reasons)
+
+
+def _require_known(name: str, implementation: str | None) -> None:
+    known = {"reference"} | {kernel.implementation for kernel in KERNELS}
+    if implementation not in known | {None}:
+        raise ValueError(f"{name!r} must be one of {sorted(known)}, got {implementation!r}")
 
 
 @contextmanager
@@ -115,9 +150,7 @@ def force(implementation: str, *, isa: str | None = None) -> Iterator[None]:
     isa: also use this instruction set of the native kernels, in the whole process ("baseline", "avx2", "avx512").
     For tests and measurements: the results are the same bits.
     """
-    known = {"reference"} | {kernel.implementation for kernel in KERNELS}
-    if implementation not in known:
-        raise ValueError(f"'implementation' must be one of {sorted(known)}, got {implementation!r}")
+    _require_known("implementation", implementation)
     token = _forced.set(implementation)
     try:
         with nullcontext() if isa is None else _use_isa(isa):

@@ -17,7 +17,7 @@ needs_native = pytest.mark.skipif(native.extension is None, reason=f"no compiled
 IDS = torch.arange(3)
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
+@pytest.fixture(params=["baseline", "avx2", "avx512", "avx512_bf16"])
 def isa(request):
     """The compiled kernels, on each instruction set that this CPU has."""
     try:
@@ -156,7 +156,7 @@ def test_a_gradient_that_is_switched_off_is_no_obstacle():
 def test_the_operators_are_proper_torch_operators():
     x = torch.randn(3, 5)
     for ids in (None, IDS):
-        arguments = (torch.empty(3, 5), [x, x + 1], [0.1, 0.2], 0.5, ids, 1, 2, 3)
+        arguments = (torch.empty(3, 5), [x, x + 1], [0.1, 0.2], 0.5, ids, 1, 2, 3, [-1.0, 1.0])
         torch.library.opcheck(torch.ops.gensys.combine.default, arguments)
     torch.library.opcheck(torch.ops.gensys.philox_normal.default, (torch.empty(3, 5), IDS, 1, 2, 3))
     torch.library.opcheck(torch.ops.gensys.philox_uniform.default, (torch.empty(3, 5), IDS, 1, 2, 3))
@@ -166,11 +166,11 @@ def test_the_operators_are_proper_torch_operators():
 def test_a_direct_call_cannot_leave_its_memory():
     out, x, ops = torch.empty(3, 4), torch.zeros(3, 4), torch.ops.gensys
     with pytest.raises(RuntimeError, match="'tensors' must have the shape of 'out'"):
-        ops.combine(out, [x[:2]], [1.0], 0.0, None, 0, 0, 0)
+        ops.combine(out, [x[:2]], [1.0], 0.0, None, 0, 0, 0, [])
     with pytest.raises(RuntimeError, match="'tensors' must be a contiguous CPU tensor of float32"):
-        ops.combine(out, [x.double()], [1.0], 0.0, None, 0, 0, 0)
+        ops.combine(out, [x.double()], [1.0], 0.0, None, 0, 0, 0, [])
     with pytest.raises(RuntimeError, match="at most 8"):
-        ops.combine(out, [x] * (MAX_TERMS + 1), [1.0] * (MAX_TERMS + 1), 0.0, None, 0, 0, 0)
+        ops.combine(out, [x] * (MAX_TERMS + 1), [1.0] * (MAX_TERMS + 1), 0.0, None, 0, 0, 0, [])
     with pytest.raises(RuntimeError, match="'out' must have one row for each of the 5 ids"):
         ops.philox_normal(out, torch.arange(5), 0, 0, 0)
     with pytest.raises(RuntimeError, match="'ids' must be a contiguous CPU tensor of int64"):

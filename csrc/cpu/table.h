@@ -1,0 +1,23 @@
+// All kernels for one instruction set. A file of this folder includes it once, with GENSYS_ISA (a name) and GENSYS_BYTES
+// (of a vector) defined; every kernel is a header without a guard, because four files compile it in four ways.
+namespace gensys::GENSYS_ISA {
+namespace {
+
+#include "simd.h"
+//
+#include "combine.h"
+#include "noise.h"
+
+}  // namespace
+
+#define GENSYS_TEXT(name) #name
+#define GENSYS_NAME(name) GENSYS_TEXT(name)
+
+const Kernels table = {
+    .isa = GENSYS_NAME(GENSYS_ISA),
+    .combine = combine,
+    .uniform = uniform,
+    .normal = normal,
+};
+
+}  // namespace gensys::GENSYS_ISA
