@@ -96,7 +96,8 @@ class Unavailable(RuntimeError):
     """A forced implementation cannot run here."""
 
 
-_forced: ContextVar[str | None] = ContextVar("forced", default=os.environ.get("GENSYS_KERNELS"))
+_FORCED_BY_ENVIRONMENT = os.environ.get("GENSYS_KERNELS")
+_forced: ContextVar[str | None] = ContextVar("forced", default=None)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -110,7 +111,7 @@ def choose(op: str, device: torch.device | str, dtype: torch.dtype) -> Choice:
     A function of its arguments, of what is installed and of `force`; it touches no tensor and changes nothing.
     """
     isa = "" if native.extension is None else native.extension.isa()
-    return _choose(op, torch.device(device).type, dtype, _forced.get(), isa)
+    return _choose(op, torch.device(device).type, dtype, _forced.get() or _FORCED_BY_ENVIRONMENT, isa)
 
 
 @cache  # a solver asks before every step

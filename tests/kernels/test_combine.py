@@ -8,23 +8,13 @@ import torch
 from gensys import native
 from gensys.kernels.combine import MAX_TERMS, combine
 from gensys.kernels.combine import examples as combine_examples
-from gensys.kernels.dispatch import Unavailable, force
+from gensys.kernels.dispatch import force
 from gensys.kernels.philox_normal import examples as normal_examples
 from gensys.kernels.philox_normal import philox_normal
 from gensys.noise import Noise, Stream
 
 needs_native = pytest.mark.skipif(native.extension is None, reason=f"no compiled kernels: {native.why_missing}")
 IDS = torch.arange(3)
-
-
-@pytest.fixture(params=["baseline", "avx2", "avx512", "avx512_bf16"])
-def isa(request):
-    """The compiled kernels, on each instruction set that this CPU has."""
-    try:
-        with force("native", isa=request.param):
-            yield request.param
-    except Unavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.usefixtures("isa")
