@@ -32,6 +32,12 @@ struct Kernels {
   // The first n elements that the counters of `row` give from counter `quad` on.
   void (*uniform)(float* out, const Row& row, uint32_t quad, int n);
   void (*normal)(float* out, const Row& row, uint32_t quad, int n);
+
+  // GELU (tanh form) of n elements, and dx = dy gelu'(x). The result may take the place of x, or of dy.
+  void (*gelu)(float* out, const float* x, int64_t n);
+  void (*gelu_bf16)(bfloat* out, const bfloat* x, int64_t n);
+  void (*gelu_backward)(float* dx, const float* dy, const float* x, int64_t n);
+  void (*gelu_backward_bf16)(bfloat* dx, const bfloat* dy, const bfloat* x, int64_t n);
 };
 
 // The tables of csrc/cpu/<isa>.cpp; the namespaces hold nothing else that is seen from outside.

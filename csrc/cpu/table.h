@@ -6,6 +6,7 @@ namespace {
 #include "simd.h"
 //
 #include "combine.h"
+#include "gelu.h"
 #include "noise.h"
 
 }  // namespace
@@ -18,6 +19,10 @@ const Kernels table = {
     .combine = combine,
     .uniform = uniform,
     .normal = normal,
+    .gelu = gelu<float>,
+    .gelu_bf16 = gelu<bfloat>,
+    .gelu_backward = gelu_backward<float>,
+    .gelu_backward_bf16 = gelu_backward<bfloat>,
 };
 
 }  // namespace gensys::GENSYS_ISA

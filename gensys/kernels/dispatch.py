@@ -32,6 +32,8 @@ _FAST = (torch.float32, torch.bfloat16)
 OPS = {
     "combine": _FLOATS,
     "philox_normal": (torch.float32,),
+    "linear": _FLOATS,
+    "linear_gelu": _FLOATS,
 }
 """The dtypes that each op is defined for."""
 
@@ -59,11 +61,15 @@ class Kernel:
 KERNELS = (
     Kernel("combine", "native", "cpu", (torch.float32,)),
     Kernel("philox_normal", "native", "cpu", (torch.float32,)),
+    Kernel("linear", "native", "cpu", (torch.float32,)),  # in bfloat16 torch takes oneDNN by itself
+    Kernel("linear_gelu", "native", "cpu", _FAST),
 )
 
 
-def _missing(implementation: str, device: str) -> str:
+def _missing(op: str, implementation: str, device: str) -> str:
     """Why an implementation is not installed or cannot run on this device type; empty if it can."""
+    if op in ("linear", "linear_gelu") and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return "this torch was built without oneDNN"
     if implementation == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the package triton is not installed (pip install gensys[triton])"
@@ -126,7 +132,7 @@ def _choose(op: str, device: str, dtype: torch.dtype, forced: str | None, isa: s
     refusals = []
     for kernel in KERNELS:
         if kernel.op == op and forced in (None, kernel.implementation):
-            missing = _missing(kernel.implementation, device)
+            missing = _missing(op, kernel.implementation, device)
             refusal = kernel.refusal(device, dtype, forced is not None, missing)
             if not refusal:
                 how = f"compiled for {isa}" if kernel.implementation == "native" else f"on {device}"

@@ -35,7 +35,7 @@ def run(op, arguments, seed):
     upstream = [torch.randn(y.shape, generator=generator).to(y.dtype).to(torch.float64) for y in differentiable]
     if differentiable:
         torch.autograd.backward(differentiable, [g.to(y.dtype) for g, y in zip(upstream, differentiable, strict=True)])
-    return results, {name: x.grad for name, x in leaves.items() if x.grad is not None}
+    return [y.detach() for y in results], {name: x.grad for name, x in leaves.items() if x.grad is not None}
 
 
 @pytest.fixture
