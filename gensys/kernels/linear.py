@@ -117,7 +117,8 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,) = upstream
         x, weight, bias = ctx.saved_tensors
         if double.wanted():
             return tuple(double.gradients(reference, (x, weight, bias), (dy,), ctx.needs_input_grad))
@@ -138,7 +139,8 @@ class _LinearGelu(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        dy = upstream[0]
         x, weight, bias, u = ctx.saved_tensors
         if double.wanted():
             return tuple(double.gradients(reference_gelu, (x, weight, bias), (dy,), ctx.needs_input_grad))

@@ -1,4 +1,4 @@
-"""What the tests of all kernels share: every implementation that this machine has, and the comparison with the theory."""
+"""What the tests of all kernels share: every instruction set that this machine has, and the comparison with float64."""
 
 import copy
 
