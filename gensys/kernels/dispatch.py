@@ -61,7 +61,7 @@ class Kernel:
 KERNELS = (
     Kernel("combine", "native", "cpu", (torch.float32,)),
     Kernel("philox_normal", "native", "cpu", (torch.float32,)),
-    Kernel("linear", "native", "cpu", (torch.float32,)),  # in bfloat16 torch takes oneDNN by itself
+    Kernel("linear", "native", "cpu", _FAST),
     Kernel("linear_gelu", "native", "cpu", _FAST),
 )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Cond
+from gensys.nn.linear import Linear
 
 __all__ = ["LabelEmbedding", "TimeEmbedding", "grid_positions", "sinusoid"]
 
@@ -36,7 +37,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int, frequencies: int = 128) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(Linear(frequencies, dim), nn.SiLU(), Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
         # 1000 t: the sinusoids were made for integer steps up to 1000, and resolve t to about 1e-3 this way

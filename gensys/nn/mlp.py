@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gensys.core import Cond
 from gensys.nn.embed import LabelEmbedding, TimeEmbedding
+from gensys.nn.linear import Linear
 
 __all__ = ["MLP"]
 
@@ -16,11 +17,11 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, *, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
-        self.first = nn.Linear(dim, width)
+        self.first = Linear(dim, width)
         self.time = TimeEmbedding(width)
         self.label = LabelEmbedding(classes, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.last = nn.Linear(width, dim)
+        self.hidden = nn.ModuleList(Linear(width, width) for _ in range(depth - 1))
+        self.last = Linear(width, dim)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         x = torch.nn.functional.silu(self.first(x_t) + self.time(t) + self.label(cond, x_t.shape[0]))
