@@ -295,7 +295,8 @@ def set_up(profile: str) -> None:
     compiler, header = find_compiler(dict(os.environ)), has_header()
     facts = [sys.version, sys.base_prefix, os.environ.get("GENSYS_TORCH", "")]
     needs, build = fingerprint(ROOT, facts)
-    now = (needs, hashlib.sha256(f"{build} {compiler} {header}".encode()).hexdigest())
+    cuda = [shutil.which("nvcc"), os.environ.get("CUDA_HOME"), os.environ.get("GENSYS_CUDA")]  # what setup.py looks at
+    now = (needs, hashlib.sha256(f"{build} {compiler} {header} {cuda}".encode()).hexdigest())
     if ready(profile, now):
         return
     if not has_venv():

@@ -5,9 +5,13 @@ It takes `pip install --no-build-isolation -e .`, because the build reads the he
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import sys
 from glob import glob
-from subprocess import SubprocessError
+from pathlib import Path
+from subprocess import CalledProcessError, SubprocessError, run
 
 from setuptools import Extension, setup
 from setuptools.errors import BaseError, CCompilerError
@@ -25,10 +29,60 @@ FLAGS = [
     "-DTORCH_TARGET_VERSION=0x020a000000000000",  # the stable ABI of torch 2.10 and later
 ]
 
+NVCC_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-fmad=false",  # as -ffp-contract=off
+]
+GPUS = ("80", "90", "100")  # compute capability 8.0 (A100), 9.0 (H100), 10.0 (B200); PTX of the last serves later ones
 
-def notice(reason: object) -> None:
-    """Say that there will be no compiled kernels (pip shows it with -v; `gensys doctor` tells it again)."""
-    print(f"gensys: no compiled kernels, pure torch will be used. Reason: {reason}", file=sys.stderr)
+
+def notice(reason: object, kernels: str = "compiled kernels") -> None:
+    """Say that there will be no such kernels (pip shows it with -v; `gensys doctor` tells it again)."""
+    print(f"gensys: no {kernels}, pure torch will be used. Reason: {reason}", file=sys.stderr)
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler, in CUDA_HOME or on PATH; None if there is none, or if GENSYS_CUDA=0 switches it off."""
+    if os.environ.get("GENSYS_CUDA") == "0":
+        return None
+    return shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin")) or shutil.which("nvcc")
+
+
+def add_cuda(module: Extension, nvcc: str) -> None:
+    """Compile csrc/cuda with nvcc into build/cuda, where it is not up to date there, and link it into the module.
+
+    torch's CUDAExtension refuses beside a torch without CUDA, and these files need nothing of torch.
+    """
+    listed = run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
+    gpus = [gpu for gpu in GPUS if f"compute_{gpu}" in listed]
+    if not gpus:
+        raise FileNotFoundError(f"{nvcc} compiles for none of {GPUS}")
+    targets = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in gpus]
+    targets.append(f"-gencode=arch=compute_{gpus[-1]},code=compute_{gpus[-1]}")
+    # what nvcc itself would link with, as it says; -dryrun runs nothing and reads no file
+    said = run([nvcc, "-dryrun", "x.cu"], capture_output=True, text=True, check=True).stderr
+    folders = shlex.split(said.partition("LIBRARIES=")[2].partition("\n")[0])
+    if not any(Path(folder.removeprefix("-L"), "libcudart_static.a").exists() for folder in folders):
+        raise FileNotFoundError(f"no libcudart_static.a in {folders}")
+    sources = [*glob("csrc/cuda/*"), *glob("csrc/*.h"), "setup.py"]
+    newest = max(os.path.getmtime(source) for source in sources)
+    Path("build/cuda").mkdir(parents=True, exist_ok=True)
+    objects = []
+    for source in sorted(glob("csrc/cuda/*.cu")):
+        target = Path("build/cuda", Path(source).stem + ".o")
+        if not target.exists() or target.stat().st_mtime < newest:
+            half = target.with_suffix(".half")  # an interrupted build leaves no object that looks whole
+            run([nvcc, *NVCC_FLAGS, *targets, "-c", source, "-o", str(half)], check=True)
+            half.replace(target)
+        objects.append(str(target))
+    module.extra_objects += objects
+    # Hidden, or else the launches would go to the CUDA runtime of a torch that brings one, of another version perhaps.
+    hide = "-Wl,--exclude-libs,libcudart_static.a"
+    module.extra_link_args += [*folders, hide, "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    module.sources.append("csrc/cuda/bind.cpp")
+    module.extra_compile_args.append("-DGENSYS_CUDA")
 
 
 def extension() -> tuple[list[Extension], dict[str, type]]:
@@ -44,6 +98,12 @@ def extension() -> tuple[list[Extension], dict[str, type]]:
         """A build that fails is reported and survived."""
 
         def build_extensions(self) -> None:
+            nvcc = find_nvcc()
+            try:
+                if nvcc:
+                    add_cuda(self.extensions[0], nvcc)
+            except (OSError, CalledProcessError) as error:
+                notice(error, "CUDA kernels")
             try:
                 super().build_extensions()
             # torch's question for the compiler's version; its wrapper of ninja; setuptools without ninja

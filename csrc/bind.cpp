@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#ifdef GENSYS_CUDA
+#include "cuda/bind.h"
+#endif
 #include "ops/operator.h"
 
 namespace gensys {
@@ -39,4 +42,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("isas", &gensys::isas, "Instruction sets of this CPU that the kernels are compiled for, fastest first.");
   m.def("isa", [] { return gensys::active.load()->isa; }, "The instruction set in use.");
   m.def("use_isa", &gensys::use_isa, pybind11::arg("name"), "Use another one of isas(), in the whole process.");
+#ifdef GENSYS_CUDA
+  gensys::bind_cuda(m.def_submodule("cuda"));
+#endif
 }

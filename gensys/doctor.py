@@ -28,6 +28,7 @@ __all__ = ["DATA", "VARIABLES", "Check", "Consultation", "consultation", "cores"
 
 DATA = ("mnist", "fashion")  # the named data sets, known here without loading torch
 VARIABLES = {
+    "GENSYS_CUDA": "0 leaves the CUDA kernels out when gensys is built",
     "GENSYS_KERNELS": "forces an implementation of the kernels (reference, native, ...)",
     "GENSYS_NATIVE": "0 switches the compiled kernels off",
     "GENSYS_TORCH": "the torch that the set-up installs",
