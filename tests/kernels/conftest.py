@@ -1,6 +1,9 @@
 """What the tests of all kernels share: every instruction set that this machine has, and the comparison with float64."""
 
 import copy
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +21,27 @@ def isa(request):
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """build(name, {source: options}, options) -> path: g++ compiles C++ sources side by side and links them."""
+    compiler = shutil.which("g++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("these tests are compiled by g++ on Linux")
+
+    def run(name, sources, options):
+        folder = tmp_path_factory.mktemp("build")
+        objects = [folder / f"{i}.o" for i in range(len(sources))]
+        running = [
+            subprocess.Popen([compiler, *options.split(), *own.split(), "-x", "c++", "-c", source, "-o", target])
+            for (source, own), target in zip(sources.items(), objects, strict=True)
+        ]
+        assert [process.wait() for process in running] == [0] * len(running)
+        subprocess.run([compiler, *options.split(), *objects, "-o", folder / name], check=True)
+        return folder / name
+
+    return run
+
+
 def tensors_of(value):
     return [value] if isinstance(value, torch.Tensor) else list(value or ())
 
@@ -32,9 +56,9 @@ def run(op, arguments, seed):
     results = tensors_of(op(**{**arguments, **leaves}))
     generator = torch.Generator().manual_seed(seed)
     differentiable = [y for y in results if y.requires_grad]
-    upstream = [torch.randn(y.shape, generator=generator).to(y.dtype).to(torch.float64) for y in differentiable]
+    upstream = [torch.randn(y.shape, generator=generator).to(y.device, y.dtype) for y in differentiable]
     if differentiable:
-        torch.autograd.backward(differentiable, [g.to(y.dtype) for g, y in zip(upstream, differentiable, strict=True)])
+        torch.autograd.backward(differentiable, upstream)
     return [y.detach() for y in results], {name: x.grad for name, x in leaves.items() if x.grad is not None}
 
 
