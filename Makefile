@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean clean-all
+.PHONY: help demo test sanitize lint bench clean clean-all
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,10 @@ demo: ## train, encode, sample, evaluate and report on this machine, in minutes 
 test: ## the test suite (PYTEST_ARGS="...")
 	@$(PYTHON) bootstrap.py test
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+sanitize: ## the C++ tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(PYTHON) bootstrap.py test
+	.venv/bin/python -m pytest tests/kernels/test_sanitizers.py $(PYTEST_ARGS)
 
 lint: ## ruff check, ruff format --check, pyright
 	@$(PYTHON) bootstrap.py test

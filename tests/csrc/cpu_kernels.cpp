@@ -1,0 +1,83 @@
+// The CPU kernels by themselves, without torch or Python: every instruction set of this machine, lengths around every
+// vector, arrays that end where their memory ends. Built with sanitizers (tests/csrc/test_sanitizers.py) it finds accesses
+// outside of an array, undefined arithmetic and misaligned vectors; values are compared with plain formulas.
+//
+// A kernel that is new: a function that calls it, and a line in main.
+#include "check.h"
+
+namespace {
+
+using check::Array;
+using check::get;
+using check::kLengths;
+using check::near;
+using gensys::bfloat;
+using gensys::Kernels;
+
+void combine(const Kernels& k) {
+  for (int64_t n : kLengths)
+    for (int count = 0; count <= gensys::kMaxTerms + 1; ++count)
+      for (bool clipped : {false, true}) {
+        const Array<float> x[] = {Array<float>(n, 1), Array<float>(n, 2), Array<float>(n)}, c(count);
+        const float* terms[gensys::kMaxTerms + 1];
+        for (int j = 0; j < count; ++j) terms[j] = x[j % 3];
+        Array<float> out(n, count);
+        k.combine(out, terms, c, count, n, {clipped, -3.0f, 5.0f});
+        for (int64_t i = 0; i < n; ++i) {
+          float sum = count ? c[0] * terms[0][i] : 0.0f;
+          for (int j = 1; j < count; ++j) sum = sum + c[j] * terms[j][i];
+          if (clipped) sum = sum < -3.0f ? -3.0f : sum > 5.0f ? 5.0f : sum;
+          near(out[i], sum, 0, "combine", i);
+        }
+      }
+}
+
+void noise(const Kernels& k) {
+  const gensys::Row row = gensys::row_of(0xFEDCBA9876543210u, 0xFFFFFFFFFFFFFFu, 0xFFFFFFFFu, 255);
+  const uint32_t quad = 0xFFFFFFF0u;  // the counter of a quad goes round
+  for (int64_t n : kLengths)
+    for (bool normal : {false, true}) {
+      Array<float> out(n, 1);
+      (normal ? k.normal : k.uniform)(out, row, quad, int(n));
+      for (int64_t i = 0; i < n; ++i) {
+        const auto q = (normal ? gensys::normal_quad : gensys::uniform_quad)(row, quad + uint32_t(i / 4));
+        const float expected[] = {q.a, q.b, q.c, q.d};
+        near(out[i], expected[i % 4], 0, normal ? "normal" : "uniform", i);
+      }
+    }
+}
+
+double gelu_of(double x) { return x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+double gelu_slope_of(double x) { return (gelu_of(x + 1e-6) - gelu_of(x - 1e-6)) / 2e-6; }
+
+template <typename T>
+void gelu_of_type(void (*forward)(T*, const T*, int64_t), void (*backward)(T*, const T*, const T*, int64_t),
+                  double relative) {
+  for (int64_t n : kLengths) {
+    const Array<T> x(n, 1), dy(n, 3);
+    Array<T> y(n, 2), dx(n);
+    forward(y, x, n);
+    backward(dx, dy, x, n);
+    for (int64_t i = 0; i < n; ++i) {
+      const double slope = gelu_slope_of(get(x[i])) * get(dy[i]);
+      near(get(y[i]), gelu_of(get(x[i])), relative * (1e-3 + std::fabs(gelu_of(get(x[i])))), "gelu", i);
+      near(get(dx[i]), slope, relative * (1e-3 + std::fabs(slope)) + 1e-6, "gelu_backward", i);
+    }
+  }
+}
+
+void gelu(const Kernels& k) {
+  gelu_of_type(k.gelu, k.gelu_backward, 2e-6);
+  gelu_of_type(k.gelu_bf16, k.gelu_backward_bf16, 1.0 / 256);
+}
+
+}  // namespace
+
+int main() {
+  for (const Kernels* k : gensys::kernels()) {
+    combine(*k);
+    noise(*k);
+    gelu(*k);
+    std::printf("%s\n", k->isa);
+  }
+}
