@@ -61,8 +61,8 @@ def add_cuda(module: Extension, nvcc: str) -> None:
         raise FileNotFoundError(f"{nvcc} compiles for none of {GPUS}")
     targets = [f"-gencode=arch=compute_{gpu},code=sm_{gpu}" for gpu in gpus]
     targets.append(f"-gencode=arch=compute_{gpus[-1]},code=compute_{gpus[-1]}")
-    # what nvcc itself would link with, as it says; -dryrun runs nothing and reads no file
-    said = run([nvcc, "-dryrun", "x.cu"], capture_output=True, text=True, check=True).stderr
+    # where nvcc itself would look for libraries, as it says; -dryrun runs nothing
+    said = run([nvcc, "-dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=True).stderr
     folders = shlex.split(said.partition("LIBRARIES=")[2].partition("\n")[0])
     if not any(Path(folder.removeprefix("-L"), "libcudart_static.a").exists() for folder in folders):
         raise FileNotFoundError(f"no libcudart_static.a in {folders}")
