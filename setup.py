@@ -47,7 +47,8 @@ def find_nvcc() -> str | None:
     """The CUDA compiler, in CUDA_HOME or on PATH; None if there is none, or if GENSYS_CUDA=0 switches it off."""
     if os.environ.get("GENSYS_CUDA") == "0":
         return None
-    return shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", ""), "bin")) or shutil.which("nvcc")
+    home = os.environ.get("CUDA_HOME")
+    return (shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None) or shutil.which("nvcc")
 
 
 def add_cuda(module: Extension, nvcc: str) -> None:
@@ -66,8 +67,7 @@ def add_cuda(module: Extension, nvcc: str) -> None:
     folders = shlex.split(said.partition("LIBRARIES=")[2].partition("\n")[0])
     if not any(Path(folder.removeprefix("-L"), "libcudart_static.a").exists() for folder in folders):
         raise FileNotFoundError(f"no libcudart_static.a in {folders}")
-    sources = [*glob("csrc/cuda/*"), *glob("csrc/*.h"), "setup.py"]
-    newest = max(os.path.getmtime(source) for source in sources)
+    newest = max(map(os.path.getmtime, [*glob("csrc/cuda/*.cu*"), *glob("csrc/cuda/*.h"), *glob("csrc/*.h"), __file__]))
     Path("build/cuda").mkdir(parents=True, exist_ok=True)
     objects = []
     for source in sorted(glob("csrc/cuda/*.cu")):

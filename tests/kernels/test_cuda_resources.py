@@ -30,7 +30,7 @@ def cuobjdump():
     """CUDA's reader of machine code, called with options: the one on PATH, of CUDA_HOME, or in Triton's wheel."""
     spec = importlib.util.find_spec("triton")
     triton = Path(spec.origin).parent / "backends/nvidia/bin" if spec and spec.origin else Path()
-    places = [os.environ.get("PATH", ""), str(Path(os.environ.get("CUDA_HOME", ""), "bin")), str(triton)]
+    places = [os.environ.get("PATH", ""), os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin", str(triton)]
     path = os.pathsep.join(places)  # nvdisasm, which it starts, is there too
     program = shutil.which("cuobjdump", path=path)
     if program is None:

@@ -19,7 +19,7 @@ def why_missing() -> str:
     if native.extension is None:
         return native.why_missing
     if not hasattr(native.extension, "cuda"):
-        return "gensys was built without nvcc (put it on PATH or set CUDA_HOME, and build again)"
+        return "gensys was built without them (have nvcc on PATH or in CUDA_HOME, and build it again)"
     if torch.version.cuda is None:
         return "this torch was built without CUDA"
     if not torch.cuda.is_available():
