@@ -72,9 +72,17 @@ def reference(x: Tensor, codebook: Tensor, *, distances: bool = False) -> Tensor
         codes = codebook.to(_dtype(x))
         half = 0.5 * codes.square().sum(1)
         rows = max(1, _ENTRIES // codes.shape[0])
-        scores = (half - some.to(codes.dtype) @ codes.T for some in x.split(rows))
-        index = torch.cat([torch.where(score.isnan(), torch.inf, score).argmin(1) for score in scores])
+        index = torch.empty(x.shape[0], dtype=torch.int64, device=x.device)
+        # Results go into one tensor: small ones, kept between the large scores, would break up the heap, which then
+        # grows with N K after all.
+        for some, found in zip(x.split(rows), index.split(rows), strict=True):
+            found.copy_(_nearest(some.to(codes.dtype), codes, half))
     return (index, _distance(x, codebook, index)) if distances else index
+
+
+def _nearest(x: Tensor, codes: Tensor, half: Tensor) -> Tensor:
+    scores = torch.addmm(half, x, codes.T, alpha=-1)
+    return scores.masked_fill_(scores.isnan(), torch.inf).argmin(1)
 
 
 def _dtype(x: Tensor) -> torch.dtype:
