@@ -22,6 +22,16 @@ struct Clip {
   float low, high;
 };
 
+constexpr int kVqBlock = 48;  // rows that `vq_nearest` takes at a time, at most: a multiple for every instruction set
+constexpr int kVqSpare = 15;  // dimensions that its scratch memory must have room for beyond those of the codes
+
+// The codes that `vq_nearest` chooses from, (count, dim), and what it adds to their products with a row: -|code|^2 / 2.
+struct Codebook {
+  const float* codes;
+  const float* offsets;
+  int64_t count, dim;
+};
+
 struct Kernels {
   const char* isa;
 
@@ -38,6 +48,15 @@ struct Kernels {
   void (*gelu_bf16)(bfloat* out, const bfloat* x, int64_t n);
   void (*gelu_backward)(float* dx, const float* dy, const float* x, int64_t n);
   void (*gelu_backward_bf16)(bfloat* dx, const bfloat* dy, const bfloat* x, int64_t n);
+
+  // offsets[k] = -|code k|^2 / 2, for a Codebook.
+  void (*vq_offsets)(float* offsets, const float* codes, int64_t count, int64_t dim);
+
+  // The number of the nearest code, and the squared distance if `distance` is not null, for n rows of x, (n, dim).
+  // scratch: kVqBlock * (dim + kVqSpare) floats, aligned to 64 bytes.
+  void (*vq_nearest)(int64_t* index, float* distance, const float* x, int64_t n, const Codebook& book, float* scratch);
+  void (*vq_nearest_bf16)(int64_t* index, float* distance, const bfloat* x, int64_t n, const Codebook& book,
+                          float* scratch);
 };
 
 // The tables of csrc/cpu/<isa>.cpp; the namespaces hold nothing else that is seen from outside.

@@ -8,6 +8,7 @@ namespace {
 #include "combine.h"
 #include "gelu.h"
 #include "noise.h"
+#include "vq.h"
 
 }  // namespace
 
@@ -23,6 +24,9 @@ const Kernels table = {
     .gelu_bf16 = gelu<bfloat>,
     .gelu_backward = gelu_backward<float>,
     .gelu_backward_bf16 = gelu_backward<bfloat>,
+    .vq_offsets = vq_offsets,
+    .vq_nearest = vq_nearest<float>,
+    .vq_nearest_bf16 = vq_nearest<bfloat>,
 };
 
 }  // namespace gensys::GENSYS_ISA

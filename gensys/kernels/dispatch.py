@@ -34,6 +34,7 @@ OPS = {
     "philox_normal": (torch.float32,),
     "linear": _FLOATS,
     "linear_gelu": _FLOATS,
+    "vq_nearest": _FLOATS,
 }
 """The dtypes that each op is defined for."""
 
@@ -63,6 +64,7 @@ KERNELS = (
     Kernel("philox_normal", "native", "cpu", (torch.float32,)),
     Kernel("linear", "native", "cpu", _FAST),
     Kernel("linear_gelu", "native", "cpu", _FAST),
+    Kernel("vq_nearest", "native", "cpu", _FAST),
 )
 
 
