@@ -39,4 +39,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("isas", &gensys::isas, "Instruction sets of this CPU that the kernels are compiled for, fastest first.");
   m.def("isa", [] { return gensys::active.load()->isa; }, "The instruction set in use.");
   m.def("use_isa", &gensys::use_isa, pybind11::arg("name"), "Use another one of isas(), in the whole process.");
+  m.def("multiply_adds", [](int64_t loops) { return gensys::use().multiply_adds(loops); }, pybind11::arg("loops"),
+        "Do nothing but multiply-adds of float32; returns the number of floating-point operations.");
+  m.def("dot_products", [](int64_t loops) { return gensys::use().dot_products(loops); }, pybind11::arg("loops"),
+        "The same with bfloat16 products summed in float32; 0 if the instruction set has none.");
 }
