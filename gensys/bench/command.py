@@ -17,8 +17,15 @@ __all__ = ["bench"]
 _STDOUT = Path("-")
 
 
+class Suite(click.Choice[str]):
+    """The name of a suite."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        return f"The suites: {', '.join(self.choices)}."
+
+
 @click.command()
-@click.argument("suite", type=click.Choice(list(SUITES)))
+@click.argument("suite", type=Suite(list(SUITES)))
 @click.option("--peers", is_flag=True, help="Against other libraries too (pip install 'gensys[peers]').")
 @click.option("--rows", "pattern", metavar="PATTERN", default="*", help="Only rows whose name, shape or dtype matches.")
 @click.option(

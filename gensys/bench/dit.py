@@ -5,6 +5,7 @@ Peebles and Xie, 2022, "Scalable diffusion models with transformers", arXiv:2212
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from gensys.bench.peers import library
+from gensys.bench.timing import Call
+from gensys.engine.precision import Precision
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.guidance import Guidance
+from gensys.kernels.dispatch import force
 from gensys.nn.dit import DiT
 from gensys.solvers.euler import euler
 from gensys.systems.flow_dit import flow_dit
 
-__all__ = ["SCALE", "TIMES", "Size", "network", "of_diffusers", "of_gensys"]
+__all__ = ["PRECISION", "SCALE", "TIMES", "Size", "network", "of_diffusers", "of_gensys", "plain"]
 
 SCALE = 2.0
 """Of the guidance."""
 
 TIMES = (1.0, 0.5, 0.0)
 """The grid: two steps of Euler's method, the first from pure noise."""
+
+PRECISION: Mapping[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
+"""dtype of a row -> what autocast is told."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,16 @@ def network(model: Diffusion) -> DiT:
     net = model.denoiser.net
     assert isinstance(net, DiT)
     return net
+
+
+def plain(call: Call) -> Call:
+    """The call with every op as its reference, in plain torch."""
+
+    def forced() -> object:
+        with force("reference"):
+            return call()
+
+    return forced
 
 
 def of_diffusers(net: DiT, size: Size) -> Any:

@@ -55,6 +55,8 @@ def multiplying(dtype: torch.dtype) -> Limit | None:
 def table(protocol: Protocol, quick: bool = False) -> list[dict[str, float | str]]:
     """The limits as rows {"name", "per_second", "unit"}, for the head of a report. quick: of small sizes."""
     limits = [limit for limit in _limits(1 if quick else 16) if limit is not None]
+    for limit in limits:
+        limit.call()
     samples = measure({limit.name: limit.call for limit in limits}, protocol)
     rows: list[dict[str, float | str]] = []
     for limit in limits:

@@ -20,7 +20,7 @@ NEEDED = {
     },
     "sampling": {"diffusers": "diffusers"},
     "training": {"diffusers": "diffusers"},
-    "encode": {"diffusers": "diffusers"},
+    "encode": {},
     "io": {},
 }
 """suite -> module -> what pip calls it."""

@@ -8,25 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gensys.bench.dit import SCALE, TIMES, Size, network, of_diffusers, of_gensys
+from gensys.bench.dit import PRECISION, SCALE, TIMES, Size, network, of_diffusers, of_gensys, plain
 from gensys.bench.memory import peak
 from gensys.bench.peers import library
 from gensys.bench.row import Candidates, Row, Scope, deviation
 from gensys.bench.timing import Call
 from gensys.denoiser import Denoiser
-from gensys.engine.precision import Precision, autocast
+from gensys.engine.precision import autocast
 from gensys.families.diffusion import Diffusion
-from gensys.kernels.dispatch import force
 from gensys.noise import Noise, Stream
 
 __all__ = ["builders", "rows"]
 
-_PRECISION: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
-
 
 def rows(scope: Scope) -> Iterator[Row]:
     """In float32, and in bfloat16 under autocast."""
-    for dtype in _PRECISION:
+    for dtype in PRECISION:
         yield Row("dit sampling step", str(Size.of(scope.quick)), dtype, lambda s, dtype=dtype: _step(s, dtype))
 
 
@@ -54,7 +51,7 @@ def builders(quick: bool, dtype: str) -> dict[str, Callable[[], Call]]:
     def call(sample: Callable[[], Tensor]) -> Call:
         @torch.no_grad()
         def drawn() -> Tensor:
-            with autocast(_PRECISION[dtype], device):
+            with autocast(PRECISION[dtype], device):
                 return sample()
 
         return drawn
@@ -63,31 +60,17 @@ def builders(quick: bool, dtype: str) -> dict[str, Callable[[], Call]]:
         model = of_gensys(size).eval()
         return call(lambda: model.sample({"label": label}, noise))
 
-    def reference() -> Call:
-        model = of_gensys(size).eval()
-
-        def sample() -> Tensor:
-            with force("reference"):
-                return model.sample({"label": label}, noise)
-
-        return call(sample)
-
     def compiled() -> Call:
         torch._dynamo.reset()
         model = of_gensys(size).eval()
         denoiser = model.denoiser
         net: Any = torch.compile(denoiser.net, dynamic=False)
         fast = Diffusion(Denoiser(net, denoiser.path, denoiser.target), size.shape, sampler=model.sampler)
-
-        def sample() -> Tensor:
-            with force("reference"):
-                return fast.sample({"label": label}, noise)
-
-        return call(sample)
+        return plain(call(lambda: fast.sample({"label": label}, noise)))
 
     return {
         "gensys": gensys,
-        "reference kernels": reference,
+        "reference kernels": lambda: plain(gensys()),
         "torch.compile": compiled,
         "diffusers": lambda: call(_of_diffusers(size, label, noise)),
     }

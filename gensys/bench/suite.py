@@ -12,16 +12,14 @@ import torch
 
 from gensys.bench import SUITES, limits
 from gensys.bench.machine import BUSY, load, machine
+from gensys.bench.marks import ITSELF
 from gensys.bench.peers import require
 from gensys.bench.row import Candidates, Row, Scope
 from gensys.bench.timing import Call, Clock, Protocol, Sample, clock, measure, spread
 from gensys.errors import ConfigError
 from gensys.progress import Screen
 
-__all__ = ["ITSELF", "rows_of", "run"]
-
-ITSELF = "one thread"
-"""The peer that every row gets when several threads are measured."""
+__all__ = ["rows_of", "run"]
 
 
 def rows_of(suite: str, scope: Scope) -> Iterator[Row]:
@@ -89,6 +87,8 @@ def _contest(
             errors, wrong = _checked(candidates)
             if wrong:
                 return [], [head | failure for failure in wrong]
+            if candidates.limit is not None:
+                candidates.limit.call()
             samples = measure(_calls(candidates, protocol), protocol, clock)
         peaks = {name: candidates.peak(name.partition(" ")[2]) for name in errors} if candidates.peak else {}
     finally:

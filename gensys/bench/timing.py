@@ -42,7 +42,7 @@ class Protocol:
     """
 
     rounds: int = 15
-    fewest: int = 5
+    fewest: int = 3
     seconds: float = 5.0
     shortest: float = 2e-3
     cool: float = 0.05
@@ -87,15 +87,14 @@ def order(names: Sequence[str], number: int) -> list[str]:
 
 
 def measure(calls: Mapping[str, Call], protocol: Protocol, clock: Clock = clock) -> dict[str, list[Sample]]:
-    """The samples of every call, one a round, as many of each. Calls that compile themselves do so before the rounds.
+    """The samples of every call, one a round, as many of each: round i of one belongs to round i of the others.
 
-    Round i of one call belongs to round i of the others.
+    Every call must have been made once before, so that what it compiles, allocates or caches is there.
     """
     with _undisturbed():
         repeats: dict[str, int] = {}
         primed: dict[str, bool] = {}
         for name, call in calls.items():
-            call()  # allocates, compiles, fills caches
             repeats[name], seconds = _calibrated(call, protocol.shortest, clock)
             primed[name] = seconds < protocol.cool
         samples: dict[str, list[Sample]] = {name: [] for name in calls}

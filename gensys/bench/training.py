@@ -8,23 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gensys.bench.dit import Size, network, of_diffusers, of_gensys
+from gensys.bench.dit import PRECISION, Size, network, of_diffusers, of_gensys, plain
 from gensys.bench.memory import peak
 from gensys.bench.row import Candidates, Row, Scope, deviation
 from gensys.bench.timing import Call
 from gensys.engine.optim import Optim, adamw
-from gensys.engine.precision import Precision, autocast
-from gensys.kernels.dispatch import force
+from gensys.engine.precision import autocast
 
 __all__ = ["builders", "rows"]
 
-_PRECISION: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
 _RATE = 1e-9  # every step does all of its work, and leaves the weights where all candidates have them
 
 
 def rows(scope: Scope) -> Iterator[Row]:
     """In float32, and in bfloat16 under autocast."""
-    for dtype in _PRECISION:
+    for dtype in PRECISION:
         yield Row("dit training step", str(Size.of(scope.quick)), dtype, lambda s, dtype=dtype: _step(s, dtype))
 
 
@@ -57,7 +55,7 @@ def builders(quick: bool, dtype: str) -> dict[str, Callable[[], Call]]:
 
         def step() -> tuple[Tensor, Tensor]:
             optimizer.zero_grad(set_to_none=True)
-            with autocast(_PRECISION[dtype], device):
+            with autocast(PRECISION[dtype], device):
                 loss = F.mse_loss(forward().float(), target)
             loss.backward()
             optimizer.step()
@@ -70,26 +68,11 @@ def builders(quick: bool, dtype: str) -> dict[str, Callable[[], Call]]:
         net = network(of_gensys(size))
         return call(net, net.embed.weight, lambda: net(x, t, {"label": label}))
 
-    def reference() -> Call:
-        step = gensys()
-
-        def forced() -> object:
-            with force("reference"):
-                return step()
-
-        return forced
-
     def compiled() -> Call:
         torch._dynamo.reset()
         net = network(of_gensys(size))
         fast = torch.compile(net, dynamic=False)
-        step = call(net, net.embed.weight, lambda: fast(x, t, {"label": label}))
-
-        def forced() -> object:
-            with force("reference"):
-                return step()
-
-        return forced
+        return plain(call(net, net.embed.weight, lambda: fast(x, t, {"label": label})))
 
     def diffusers() -> Call:
         net = of_diffusers(network(of_gensys(size)), size)
@@ -98,7 +81,7 @@ def builders(quick: bool, dtype: str) -> dict[str, Callable[[], Call]]:
 
     return {
         "gensys": gensys,
-        "reference kernels": reference,
+        "reference kernels": lambda: plain(gensys()),
         "torch.compile": compiled,
         "diffusers": diffusers,
     }
