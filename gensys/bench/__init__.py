@@ -7,7 +7,7 @@ from collections.abc import Mapping
 __all__ = ["SUITES"]
 
 SUITES: Mapping[str, tuple[str, ...]] = {
-    "kernels": ("nearest", "coupling", "steps", "products"),
+    "kernels": ("adaln", "nearest", "coupling", "steps", "products"),
     "sampling": ("sampling",),
     "training": ("training",),
     "encode": ("encode",),

@@ -26,12 +26,14 @@ class Scope:
     peers: bool = False
     quick: bool = False
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
+    def compiled(
+        self, function: Callable[..., Any], options: dict[str, Any] | None = None
+    ) -> Callable[..., Any] | None:
         """torch.compile of a function, for one shape of its arguments; None where nothing is compiled."""
         if self.quick:
             return None
         torch._dynamo.reset()  # each row has a compiler of its own: no shapes that were made general by an earlier row
-        return torch.compile(function, dynamic=False)
+        return torch.compile(function, dynamic=False, options=options)
 
 
 @dataclass(frozen=True)

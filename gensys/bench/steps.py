@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,17 @@ from gensys.kernels.philox_normal import philox_normal
 from gensys.noise import Noise, Stream
 from gensys.paths import Coefs
 from gensys.solvers.ddim import ddim
+from gensys.solvers.dpmpp import dpmpp_2m
+from gensys.solvers.program import assemble
 from gensys.solvers.solver import Solver
-from gensys.solvers.stepper import execute
+from gensys.solvers.stepper import run
 from gensys.solvers.trace import trace
 
 __all__ = ["rows"]
 
 _SHAPES = ((16, 4, 32, 32), (16, 3, 64, 64), (64, 4, 64, 64))
 _STEPS = 20
+_OUTPUTS = 3  # of the network that costs nothing, in turns: a solver may still need the one before
 
 
 def rows(scope: Scope) -> Iterator[Row]:
@@ -36,7 +39,8 @@ def rows(scope: Scope) -> Iterator[Row]:
         text = "x".join(map(str, shape))
         yield Row("combine ddim", text, "float32", lambda scope, shape=shape: _ddim_sum(scope, shape))
         yield Row("combine ddim noise", text, "float32", lambda scope, shape=shape: _noisy_sum(scope, shape))
-        yield Row("stepper ddim", text, "float32", lambda scope, shape=shape: _stepper(scope, shape, ddim, "DDIM"))
+        yield Row("stepper ddim", text, "float32", lambda scope, shape=shape: _stepper(scope, shape, _DDIM))
+        yield Row("stepper dpmpp", text, "float32", lambda scope, shape=shape: _stepper(scope, shape, _DPMPP))
         yield Row("philox_normal", text, "float32", lambda scope, shape=shape: _normals(scope, shape))
 
 
@@ -131,7 +135,8 @@ def _noisy_sum(scope: Scope, shape: tuple[int, ...]) -> Candidates:
         torch.randn(shape, out=z)
 
     peers: dict[str, Call] = {"torch.randn alone": alone, "eager formula": lambda: formula(x, eps)}
-    if compiled := scope.compiled(lambda x, eps: x * a + eps * b + c * torch.randn_like(x)):
+    # fallback_random: torch's own generator, or else the compiler's, which is ten times slower on a CPU
+    if compiled := scope.compiled(lambda x, eps: x * a + eps * b + c * torch.randn_like(x), {"fallback_random": True}):
         peers["torch.compile"] = lambda: compiled(x, eps)
     if scope.peers:
         scheduler = _ddim_scheduler()
@@ -157,42 +162,79 @@ def _moments(z: Tensor) -> float:
     return max(abs(mean) * math.sqrt(n), abs(variance - 1.0) * math.sqrt(n / 2)) / 5.0
 
 
-def _stepper(scope: Scope, shape: tuple[int, ...], solver: Solver, name: str) -> Candidates:
+@dataclass(frozen=True)
+class _Walk:
+    """A solver of ours and the same one in diffusers. times: the grid, without the data end. reset: what a scheduler
+    remembers of the walk before."""
+
+    solver: Solver
+    times: tuple[int, ...]
+    name: str
+    scheduler: Callable[[], Any]
+    reset: Callable[[Any], None]
+
+
+def _dpmpp_scheduler() -> Any:
+    scheduler = library("diffusers.schedulers.scheduling_dpmsolver_multistep").DPMSolverMultistepScheduler()
+    scheduler.set_timesteps(_STEPS)
+    return scheduler
+
+
+def _forget(scheduler: Any) -> None:
+    """As `set_timesteps` does, which is called once per walk and is not timed."""
+    scheduler.model_outputs = [None] * scheduler.config.solver_order
+    scheduler.lower_order_nums = 0
+    scheduler._step_index = None
+
+
+_DDIM = _Walk(ddim, tuple(_grid()), "diffusers DDIMScheduler", _ddim_scheduler, lambda scheduler: None)
+_DPMPP = _Walk(
+    dpmpp_2m,
+    tuple(round(999 * k / _STEPS) for k in range(_STEPS, 0, -1)),
+    "diffusers DPMSolverMultistepScheduler",
+    _dpmpp_scheduler,
+    _forget,
+)
+
+
+def _stepper(scope: Scope, shape: tuple[int, ...], walk: _Walk) -> Candidates:
     """All steps of a solver around a network that costs nothing: sums, history and bookkeeping, per step."""
-    path, times = _Discrete.of_ddpm(), [float(t) for t in _grid()] + [-1.0]
-    table = trace(solver, path, targets.noise, times)
-    x, eps = _state(shape)
+    path, times = _Discrete.of_ddpm(), [*map(float, walk.times), -1.0]
+    program = assemble(trace(walk.solver, path, targets.noise, times))
     noise = Noise(0, torch.arange(shape[0]))
+    generator = torch.Generator().manual_seed(0)
+    x, *outputs = (torch.randn(shape, generator=generator) for _ in range(1 + _OUTPUTS))
+    said = {t: outputs[k % _OUTPUTS] for k, t in enumerate(times)}
 
-    def predict(x: Tensor, t: float) -> targets.Prediction:
-        return targets.recover(path(t), targets.noise, x, eps)
+    def eagerly(x: Tensor, said: Mapping[float, Tensor]) -> Tensor:
+        def predict(x: Tensor, t: float) -> targets.Prediction:
+            return targets.recover(path(t), targets.noise, x, said[t])
 
-    def eagerly(x: Tensor) -> Tensor:
-        return solver(predict, path, x, times, lambda k: x)
+        return walk.solver(predict, path, x, times, lambda k: x)
 
-    peers: dict[str, Call] = {"eager": lambda: eagerly(x)}
+    peers: dict[str, Call] = {"eager": lambda: eagerly(x, said)}
     if scope.peers:
-        peers[f"diffusers {name}"] = _scheduled(_SCHEDULERS[name](), x, eps)
+        peers[walk.name] = _scheduled(walk, x, said)
     return Candidates(
-        ours={"stepper": lambda: execute(table, lambda x, t, guided: (eps, None), x, noise)},
+        ours={"stepper": lambda: run(program, lambda x, t, guided: said[t], x, noise)},
         peers=peers,
-        error=deviation(eagerly(x.double())),
+        error=deviation(eagerly(x.double(), {t: output.double() for t, output in said.items()})),
         tolerance=1e-5,
         peer_tolerance=1e-4,  # their coefficients are float32, and twenty steps add up
         steps=_STEPS,
     )
 
 
-_SCHEDULERS: dict[str, Callable[[], Any]] = {"DDIM": _ddim_scheduler}
-
-
-def _scheduled(scheduler: Any, x: Tensor, eps: Tensor) -> Call:
+def _scheduled(walk: _Walk, x: Tensor, said: Mapping[float, Tensor]) -> Call:
     """The loop of a pipeline of diffusers, without its network."""
+    scheduler = walk.scheduler()
+    steps = [(t, said[float(t)]) for t in scheduler.timesteps]
 
     def loop() -> Tensor:
+        walk.reset(scheduler)
         state = x
-        for t in scheduler.timesteps:
-            state = scheduler.step(eps, t, state, return_dict=False)[0]
+        for t, output in steps:
+            state = scheduler.step(output, t, state, return_dict=False)[0]
         return state
 
     return loop
