@@ -47,7 +47,10 @@ def _search(scope: Scope, size: tuple[int, int, int]) -> Candidates:
         """The usual line: |x - e|^2 without |x|^2, as a matrix product, and its smallest column."""
         return torch.addmm(codebook.square().sum(1), x, codebook.t(), alpha=-2.0).argmin(1)
 
-    peers: dict[str, Call] = {"eager": lambda: product(x, codebook), "eager reference": lambda: reference(x, codebook)}
+    peers: dict[str, Call] = {
+        "eager": lambda: reference(x, codebook),
+        "addmm, argmin": lambda: product(x, codebook),
+    }
     if compiled := scope.compiled(product):
         peers["torch.compile"] = lambda: compiled(x, codebook)
     if scope.peers:
