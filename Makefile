@@ -30,10 +30,9 @@ lint: ## ruff check, ruff format --check, pyright
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 
-bench: ## compiled kernels and solvers against plain torch (ARGS="...")
+bench: ## gensys against plain torch and torch.compile (ARGS="kernels --peers --json FILE")
 	@$(PYTHON) bootstrap.py run
-	@.venv/bin/gensys bench --help >/dev/null 2>&1 || { echo "gensys bench is not written yet: nothing was measured"; exit 1; }
-	@.venv/bin/gensys bench $(ARGS)
+	@.venv/bin/gensys bench $(or $(ARGS),kernels)
 
 clean: ## what testing leaves behind (keeps .venv, its compiled kernels and runs/)
 	rm -rf dist .pytest_cache .ruff_cache .hypothesis

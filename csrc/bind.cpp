@@ -45,4 +45,8 @@ PYBIND11_MODULE(_native, m) {
 #ifdef GENSYS_CUDA
   gensys::bind_cuda(m.def_submodule("cuda"));
 #endif
+  m.def("multiply_adds", [](int64_t loops) { return gensys::use().multiply_adds(loops); }, pybind11::arg("loops"),
+        "Do nothing but multiply-adds of float32; returns the number of floating-point operations.");
+  m.def("dot_products", [](int64_t loops) { return gensys::use().dot_products(loops); }, pybind11::arg("loops"),
+        "The same with bfloat16 products summed in float32; 0 if the instruction set has none.");
 }

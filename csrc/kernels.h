@@ -35,6 +35,11 @@ struct Codebook {
 struct Kernels {
   const char* isa;
 
+  // For benchmarks: `loops` passes of a loop that does the fastest arithmetic there is, in float32 or with products of
+  // bfloat16; the number of floating-point operations, 0 if there is no such instruction.
+  double (*multiply_adds)(int64_t loops);
+  double (*dot_products)(int64_t loops);
+
   // out[i] = sum over j of coefs[j] * terms[j][i], left to right, every product and every sum rounded, then clipped.
   // 0 <= count <= kMaxTerms + 1. `out` may be one of the terms; other overlaps are not allowed.
   void (*combine)(float* out, const float* const* terms, const float* coefs, int count, int64_t n, Clip clip);

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gensys.arguments import RUNS, Place, RecipeName, SeedRange, absolute, complete_knob, overrides
+from gensys.bench.command import bench
 from gensys.catalogue import describe, runs
 from gensys.run import RunFolder, recipes, resolve, seconds_of
 from gensys.terminal import Answer, Commands, answering, columns, debug_option, duration, keeping, quoted, size
@@ -386,6 +387,9 @@ def demo(run: Path, data: str, budget: str, samples: int, workers: int | None, q
     stages = columns([[s["stage"], duration(s["seconds"]), s["detail"]] for s in result["stages"]])
     rest = _facts({name: value for name, value in result.items() if name not in ("stages", "metrics")})
     return Answer(result, f"{_scores(result['metrics'])}\n\n{stages}\n\n{rest}")
+
+
+cli.add_command(bench)
 
 
 def _facts(facts: Mapping[str, object]) -> str:

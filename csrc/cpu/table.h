@@ -5,6 +5,8 @@ namespace {
 
 #include "simd.h"
 //
+#include "peak.h"
+//
 #include "combine.h"
 #include "gelu.h"
 #include "noise.h"
@@ -17,6 +19,8 @@ namespace {
 
 const Kernels table = {
     .isa = GENSYS_NAME(GENSYS_ISA),
+    .multiply_adds = multiply_adds,
+    .dot_products = dot_products,
     .combine = combine,
     .uniform = uniform,
     .normal = normal,

@@ -1,0 +1,104 @@
+"""Rows of the normalisations of a diffusion transformer: modulated, and with the gated residual before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gensys.bench.limits import copying
+from gensys.bench.row import Candidates, Row, Scope, deviation, differentiated
+from gensys.bench.timing import Call
+
+__all__ = ["rows"]
+
+_SHAPES = ((32, 256, 384), (8, 1024, 1152))  # B, T, D: of DiT-S/2 and of DiT-XL/2 at 512 x 512 pixels
+_DTYPES = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """gated: with the gated residual before it. backward: with the gradients of all inputs. residual, compute: the
+    dtypes of the residual stream and of what the network computes in."""
+
+    shape: tuple[int, int, int]
+    residual: torch.dtype
+    compute: torch.dtype
+    gated: bool
+    backward: bool
+
+
+def rows(scope: Scope) -> Iterator[Row]:
+    """In three pairs of number formats: the residual stream may be wider than the network."""
+    for shape in ((2, 5, 32),) if scope.quick else _SHAPES:
+        text = "x".join(map(str, shape))
+        for residual, compute in _DTYPES:
+            wide, narrow = (str(dtype).removeprefix("torch.") for dtype in (residual, compute))
+            for gated, backward in ((False, False), (False, True), (True, False), (True, True)):
+                job = _Job(shape, residual, compute, gated, backward)
+                name = f"adaln{'_gate' * gated}_modulate{' backward' * backward}"
+                dtype = wide if residual == compute else f"{wide} to {narrow}"
+                yield Row(name, text, dtype, lambda scope, job=job: _contest(scope, job))
+
+
+def _inputs(job: _Job) -> list[Tensor]:
+    """x, then y and the gate where there is one, then shift and scale."""
+    b, _, d = job.shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(job.shape, generator=generator).to(job.residual)
+    y = torch.randn(job.shape, generator=generator).to(job.compute)
+    # as a network has them: slices of one matrix
+    shift, scale, gate = torch.randn(b, 3 * d, generator=generator).to(job.compute).chunk(3, dim=1)
+    return [x, y, gate, shift, scale] if job.gated else [x, shift, scale]
+
+
+def _contest(scope: Scope, job: _Job) -> Candidates:
+    from gensys.kernels import adaln
+
+    function, reference = (
+        (adaln.adaln_gate_modulate, adaln.reference_gate_modulate)
+        if job.gated
+        else (adaln.adaln_modulate, adaln.reference_modulate)
+    )
+    inputs = _inputs(job)
+    x, out = inputs[0], torch.empty(job.shape, dtype=job.compute)
+    into = (torch.empty_like(x), out) if job.gated else out
+    upstream = [torch.randn(job.shape, generator=torch.Generator().manual_seed(1)).to(job.compute)]
+    upstream = [x.flip(0), *upstream] if job.gated else upstream
+
+    def call(function: Callable[..., Any], inputs: list[Tensor], dtype: torch.dtype, upstream: list[Tensor]) -> Call:
+        if not job.backward:
+            return lambda: function(*inputs, dtype=dtype)
+        leaves = [part.detach().requires_grad_() for part in inputs]
+        return differentiated(lambda *parts: function(*parts, dtype=dtype), leaves, upstream)
+
+    ours = {"fresh": call(function, inputs, job.compute, upstream)}
+    if not job.backward:
+        ours = {"out=": lambda: function(*inputs, dtype=job.compute, out=into), **ours}
+    peers = {"eager": call(reference, inputs, job.compute, upstream)}
+    if compiled := scope.compiled(reference):
+        peers["torch.compile"] = call(compiled, inputs, job.compute, upstream)
+    exact = call(reference, [part.double() for part in inputs], torch.float64, [g.double() for g in upstream])
+    return Candidates(
+        ours=ours,
+        peers=peers,
+        error=deviation(exact()),
+        tolerance=1e-5 if job.compute == torch.float32 else 2e-2,
+        limit=copying(x),
+        work=_passes(job) * (x.nbytes + out.nbytes),
+        grad=job.backward,
+    )
+
+
+def _passes(job: _Job) -> float:
+    """How many pairs of tensors, one of the residual stream's and one of the network's dtype, go through memory.
+
+    Forward x and the result, with a gate also y and h. Backward the gradient of the result and of x, and x again (of
+    the stream's dtype, which is counted as the mean of both); with a gate those of h and y, and h and y again.
+    """
+    forward = 2.0 if job.gated else 1.0
+    backward = 3.0 if job.gated else 1.5
+    return forward + backward * job.backward
