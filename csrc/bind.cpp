@@ -12,6 +12,8 @@
 
 namespace gensys {
 
+void bind_stepper(pybind11::module_& m);  // ops/stepper.cpp
+
 std::atomic<const Kernels*> active{kernels().front()};
 
 namespace {
@@ -39,4 +41,5 @@ PYBIND11_MODULE(_native, m) {
   m.def("isas", &gensys::isas, "Instruction sets of this CPU that the kernels are compiled for, fastest first.");
   m.def("isa", [] { return gensys::active.load()->isa; }, "The instruction set in use.");
   m.def("use_isa", &gensys::use_isa, pybind11::arg("name"), "Use another one of isas(), in the whole process.");
+  gensys::bind_stepper(m);
 }
