@@ -15,6 +15,8 @@
 
 namespace gensys {
 
+void bind_stepper(pybind11::module_& m);  // ops/stepper.cpp
+
 std::atomic<const Kernels*> active{kernels().front()};
 
 namespace {
@@ -49,4 +51,5 @@ PYBIND11_MODULE(_native, m) {
         "Do nothing but multiply-adds of float32; returns the number of floating-point operations.");
   m.def("dot_products", [](int64_t loops) { return gensys::use().dot_products(loops); }, pybind11::arg("loops"),
         "The same with bfloat16 products summed in float32; 0 if the instruction set has none.");
+  gensys::bind_stepper(m);
 }

@@ -98,17 +98,17 @@ GENSYS_FN void polar(float radius, uint32_t word, float& x, float& y) {
   y = radius * float_of(bits_of(v) ^ flip);
 }
 
-GENSYS_FN Quad<float> uniform_quad(const Row& row, uint32_t quad) {
-  const Quad<uint32_t> w = words(row, quad);
-  return {unit(w.a), unit(w.b), unit(w.c), unit(w.d)};
-}
+GENSYS_FN Quad<float> uniforms_of(const Quad<uint32_t>& w) { return {unit(w.a), unit(w.b), unit(w.c), unit(w.d)}; }
 
-GENSYS_FN Quad<float> normal_quad(const Row& row, uint32_t quad) {
-  const Quad<uint32_t> w = words(row, quad);
+GENSYS_FN Quad<float> normals_of(const Quad<uint32_t>& w) {
   Quad<float> z;
   polar(std::sqrt(log_unit(unit(w.a)) * -2.0f), w.b, z.a, z.b);
   polar(std::sqrt(log_unit(unit(w.c)) * -2.0f), w.d, z.c, z.d);
   return z;
 }
+
+GENSYS_FN Quad<float> uniform_quad(const Row& row, uint32_t quad) { return uniforms_of(words(row, quad)); }
+
+GENSYS_FN Quad<float> normal_quad(const Row& row, uint32_t quad) { return normals_of(words(row, quad)); }
 
 }  // namespace gensys

@@ -78,14 +78,18 @@ class EDM:
         return (1.0 - c_skip * c.alpha) / c_out, -c_skip * c.sigma / c_out
 
 
-def recover(c: Coefs, target: Target, x_t: Any, output: Any) -> Prediction:
+def recover(c: Coefs, target: Target, x_t: Any, output: Any, clip: Callable[[Any], Any] | None = None) -> Prediction:
     """(x_t, network output) -> (x, eps), by the inverse of the 2 x 2 system above.
 
     The entries of c are floats, or tensors that broadcast against x_t.
+
+    clip: what is done to the estimate of x, if anything (clamping to the data's range, say). eps follows it, so that
+    both still make up x_t: eps = (x_t - alpha clip(x)) / sigma.
     """
     a, b = target(c)
     det = c.alpha * b - c.sigma * a
-    return Prediction(x_t * (b / det) - output * (c.sigma / det), output * (c.alpha / det) - x_t * (a / det))
+    p = Prediction(x_t * (b / det) - output * (c.sigma / det), output * (c.alpha / det) - x_t * (a / det))
+    return p if clip is None else recover(c, data, x_t, clip(p.x))
 
 
 def require_well_posed(path: Path, target: Target, times: Sequence[float], limit: float = 1e4) -> None:

@@ -1,8 +1,10 @@
-"""For all tests: nothing is written to the configuration of the user who runs them."""
+"""For all tests: nothing is written to the configuration of the user who runs them; fresh memory can be counted."""
 
 import os
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +17,24 @@ def _own_configuration(tmp_path_factory):
         del os.environ["XDG_CONFIG_HOME"]
     else:
         os.environ["XDG_CONFIG_HOME"] = old
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the operators in its block that return fresh memory, of at least so many elements."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel, self.count = numel, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.numel() >= self.numel:
+            given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+            self.count += result.untyped_storage().data_ptr() not in given
+        return result
+
+
+@pytest.fixture
+def allocations():
+    """with allocations(numel) as seen: ...; seen.count"""
+    return Allocations

@@ -15,7 +15,10 @@ void combine_terms(float* out, const float* const* terms, const float* coefs, in
   for (int64_t i = 0; i < n; ++i) {
     float sum = count ? c[0] * x[0][i] : 0.0f;
     for (int j = 1; j < count; ++j) sum = sum + c[j] * x[j][i];
-    if (clipped) sum = sum < low ? low : sum > high ? high : sum;  // in this order NaN stays NaN
+    if (clipped) {  // two instructions, min and max, if it is written so; NaN stays NaN
+      sum = sum > high ? high : sum;
+      sum = sum < low ? low : sum;
+    }
     out[i] = sum;
   }
 }

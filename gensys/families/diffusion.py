@@ -6,6 +6,7 @@ What differs between them is data: the path, the target, the law of times, the w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from gensys.guidance import Guidance, without
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import Weight, denoise, even
 from gensys.solvers.heun import heun
+from gensys.solvers.program import assemble
 from gensys.solvers.solver import Solver
-from gensys.solvers.stepper import execute
+from gensys.solvers.stepper import Network, run
 from gensys.solvers.trace import Table, guide, trace
 from gensys.targets import Prediction, recover, require_well_posed
 from gensys.times import LogitNormal, TimeLaw, on, uniform
@@ -27,11 +29,20 @@ __all__ = ["Diffusion", "Sampler"]
 
 @dataclass(frozen=True)
 class Sampler:
-    """How samples are drawn. fractions: the grid, from 1 (noise) to 0 (data), as fractions of the path's span."""
+    """How samples are drawn.
+
+    fractions: the grid, from 1 (noise) to 0 (data), as fractions of the path's span. clip: (low, high), the interval
+    that every (guided) estimate of the data is clipped to, for data of known bounds; None = as the network has it.
+    """
 
     solver: Solver = heun
     fractions: tuple[float, ...] = tuple(uniform(20))
     guidance: Guidance = Guidance()  # noqa: RUF009 - a frozen value
+    clip: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"'clip' must be (low, high) with low < high, got {self.clip}")
 
 
 class Diffusion(Generative):
@@ -55,12 +66,14 @@ class Diffusion(Generative):
         self.law, self.weight, self.dropout = law, weight, dropout
         self.sampler = sampler
         self.table = self._table(sampler)
+        self.program = assemble(self.table)
 
     def _table(self, sampler: Sampler) -> Table:
         path, target = self.denoiser.path, self.denoiser.target
         times = on(path, list(sampler.fractions))
         require_well_posed(path, target, times[:-1])
-        return guide(trace(sampler.solver, path, target, times), lambda t: sampler.guidance.at(self._fraction(t)))
+        traced = trace(sampler.solver, path, target, times, sampler.clip)
+        return guide(traced, lambda t: sampler.guidance.at(self._fraction(t)))
 
     def _fraction(self, t: float) -> float:
         low, high = self.denoiser.path.span
@@ -74,32 +87,39 @@ class Diffusion(Generative):
         sigma = self.denoiser.path(on(self.denoiser.path, [self.sampler.fractions[0]])[0]).sigma
         return sigma * noise.normal(self.shape, Stream.INITIAL)
 
-    def network(self, cond: Cond, x: Tensor, t: float, guided: bool) -> tuple[Tensor, Tensor | None]:
-        """The network's output for the condition and, if guided, for the reference: one call on twice the rows."""
-        if not guided:
-            return self.denoiser(x, x.new_full((x.shape[0],), t), cond), None
+    def network(self, cond: Cond) -> Network:
+        """The denoiser for these conditions; in a guided call for twice the rows, the second half without labels."""
         both = {name: torch.cat([cond[name], value]) for name, value in without(cond).items()}
-        out = self.denoiser(torch.cat([x, x]), x.new_full((2 * x.shape[0],), t), both)
-        conditional, reference = out.chunk(2)
-        return conditional, reference
+
+        def call(x: Tensor, t: float, guided: bool) -> Tensor:
+            return self.denoiser(x, x.new_full((x.shape[0],), t), both if guided else cond)
+
+        return call
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
         """Execute the solver's table. Row i depends on the condition and the noise of row i alone."""
-        return execute(self.table, lambda x, t, guided: self.network(cond, x, t, guided), self.initial(noise), noise)
+        return run(self.program, self.network(cond), self.initial(noise), noise)
 
     @torch.no_grad()
     def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[float, Tensor, Prediction]]:
-        """(t, x_t, guided prediction) at every network call of the same solver, run eagerly: for pictures and tests."""
+        """(t, x_t, prediction) at every network call of the same solver, run eagerly: for pictures and tests.
+
+        The prediction is the one that the solver works with: guided, and clipped if the sampler clips.
+        """
         seen: list[tuple[float, Tensor, Prediction]] = []
-        path, guidance = self.denoiser.path, self.sampler.guidance
+        path, guidance, network = self.denoiser.path, self.sampler.guidance, self.network(cond)
+        bounds = self.sampler.clip
+        clip = None if bounds is None else partial(torch.clamp, min=bounds[0], max=bounds[1])
 
         def predict(x: Tensor, t: float) -> Prediction:
             fraction = self._fraction(t)
-            out, reference = self.network(cond, x, t, guidance.at(fraction) != 1.0)
-            if reference is not None:
-                out = guidance.blend(out, reference, fraction)
-            seen.append((t, x, recover(path(t), self.denoiser.target, x, out)))
+            if guidance.at(fraction) == 1.0:
+                out = network(x, t, False)
+            else:
+                conditional, reference = network(torch.cat([x, x]), t, True).chunk(2)
+                out = guidance.blend(conditional, reference, fraction)
+            seen.append((t, x, recover(path(t), self.denoiser.target, x, out, clip)))
             return seen[-1][2]
 
         def draw(k: int) -> Tensor:

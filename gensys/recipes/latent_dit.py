@@ -13,11 +13,11 @@ from gensys.families.diffusion import Sampler
 from gensys.families.latent import Latent
 from gensys.guidance import Guidance
 from gensys.run import Run, budget_of, open_codec
-from gensys.solvers import ddim, euler, heun
+from gensys.solvers import ddim, dpmpp_2m, euler, heun
 from gensys.systems.flow_dit import flow_dit
 from gensys.times import LogitNormal, shifted, uniform
 
-SOLVERS = {"ddim": ddim, "euler": euler, "heun": heun}
+SOLVERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "euler": euler, "heun": heun}
 
 
 def latent_dit(
@@ -32,7 +32,7 @@ def latent_dit(
     lr: float = 2e-3,  # peak learning rate
     precision: Precision = "auto",  # number format of the matrix products: auto, bf16 or fp32
     seed: int = 0,  # of weights, order and noise
-    solver: Literal["heun", "euler", "ddim"] = "heun",  # heun (second order), euler or ddim
+    solver: Literal["heun", "dpmpp_2m", "euler", "ddim"] = "heun",  # heun, dpmpp_2m (second order), euler or ddim
     steps: int = 12,  # steps of the solver; heun calls the network twice in each
     shift: float = 1.0,  # above 1: more of the steps near the noise
     guidance: float = 2.0,  # 1 = the conditional model; more follows the label more closely

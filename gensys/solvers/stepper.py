@@ -1,67 +1,121 @@
 """The stepper: execute a solver's table, one fused pass over memory per network call.
 
-`kernels.combine` sums the live tensors, the guidance and the fresh noise of a step in one pass, into buffers that are
-allocated once and reused as soon as the table no longer needs what they hold.
+The table is assembled into a program (program.py), which says what to sum between two network calls and where to put
+it. `kernels.combine` computes a sum; the compiled driver (csrc/ops/stepper.cpp) does all sums of a stage in one call,
+block by block. Both write into buffers that are allocated once, and give the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from gensys import native
 from gensys.kernels.combine import combine
+from gensys.kernels.dispatch import choose
 from gensys.noise import Noise, Stream
-from gensys.solvers.trace import Symbol, Table, Terms
+from gensys.solvers.program import Program, assemble
+from gensys.solvers.trace import Table
 
-__all__ = ["Network", "execute"]
+__all__ = ["Network", "execute", "run"]
 
-Network = Callable[[Tensor, float, bool], tuple[Tensor, Tensor | None]]
-"""(x_t, t, guided) -> (conditional output, reference output, or None where not guided)."""
+Network = Callable[[Tensor, float, bool], Tensor]
+"""(x_t, t, guided) -> output of the same shape.
 
-
-def _last_uses(table: Table) -> dict[Symbol, int]:
-    """The index of the last combination that reads each symbol; the output's index is the number of calls."""
-    combinations = [*(call.input for call in table.calls), table.output]
-    return {symbol: k for k, terms in enumerate(combinations) for symbol in terms}
+Where guided, x_t holds the state twice, (2B, *S): the first half of the rows is answered for the condition, the second
+for the reference. x_t is a buffer of the stepper's: the network must not write into it, and must not keep it.
+"""
 
 
 def execute(table: Table, network: Network, x: Tensor, noise: Noise) -> Tensor:
-    """x_0 for the initial state x: (B, *S) float32 or float64, contiguous. Never writes into x.
+    """x_0 for the initial state x: (B, *S), floating point, contiguous; noise: with an id for each row. x is only read.
 
     Equal to the eager run of the solver up to the rounding of the coefficients' order of summation.
     """
-    last = _last_uses(table)
-    live: dict[Symbol, Tensor] = {Symbol("X"): x}
-    free: list[Tensor] = []
-    ours: set[int] = set()  # buffers that were allocated here and may be reused; a network's outputs are its own
+    return run(assemble(table), network, x, noise)
 
-    def evaluate(terms: Terms) -> Tensor:
-        tensors = [(live[symbol], c) for symbol, c in terms.items() if symbol.kind != "Z"]
-        draws = [(symbol.number, c) for symbol, c in terms.items() if symbol.kind == "Z"]
-        if len(tensors) == 1 and tensors[0][1] == 1.0 and not draws:
-            return tensors[0][0]
-        if free:
-            out = free.pop()
-        else:
-            out = torch.empty_like(x)
-            ours.add(id(out))
-        step, coef = draws[0] if draws else (0, 0.0)
-        combine(out, [v for v, _ in tensors], [c for _, c in tensors], coef, noise.at(step), Stream.SOLVER)
-        for step, coef in draws[1:]:  # a solver that draws twice for one input: rare, so one more pass each
-            combine(out, [out], [1.0], coef, noise.at(step), Stream.SOLVER)
-        return out
 
-    for k, call in enumerate(table.calls):
-        state = evaluate(call.input)
-        live[Symbol("I", k)] = state
-        output, reference = network(state, call.t, call.guided)
-        live[Symbol("F", k)] = output.contiguous()
-        if reference is not None:
-            live[Symbol("R", k)] = reference.contiguous()
-        for symbol in [s for s in live if last.get(s, -1) <= k]:
-            tensor = live.pop(symbol)
-            if id(tensor) in ours and all(tensor is not other for other in live.values()):
-                free.append(tensor)
-    return evaluate(table.output)
+def run(program: Program, network: Network, x: Tensor, noise: Noise) -> Tensor:
+    """`execute` for a table that has been assembled already.
+
+    Raises: ValueError if the network returns what the solver cannot read: another shape or dtype, memory that the
+    solver still needs (its own input, say), or a tensor that requires a gradient.
+    """
+    if not x.is_contiguous():
+        raise ValueError(f"'x' must be contiguous, got strides {x.stride()}: pass x.contiguous()")
+    if noise.ids.shape != x.shape[:1] or noise.ids.device != x.device:
+        ids = f"{tuple(noise.ids.shape)} on {noise.ids.device}"
+        raise ValueError(f"'noise' must have an id for each row of 'x', {tuple(x.shape)} on {x.device}, got {ids}")
+    twice = torch.Size((2 * x.shape[0], *x.shape[1:]))
+    shapes = {"rows": x.shape, "twice": twice}
+    slots = {0: x, **{s: x.new_empty(shapes[kind]) for s, kind in enumerate(program.slots) if kind in shapes}}
+    driver = _driver(program, slots, noise)
+
+    driver.advance(None)
+    state = slots[program.stages[0].state]
+    for (t, guided), stage in zip(program.calls, program.stages[1:], strict=True):
+        output = network(state, t, guided)
+        _check(output, twice if guided else x.shape, x, t)
+        driver.advance(output.contiguous())
+        state = slots[stage.state]
+        del output  # or else its memory would still be taken while the next one is computed
+    return state
+
+
+class _Driver(Protocol):
+    """Does the sums of the next stage, given what the network returned (None in the first stage)."""
+
+    def advance(self, output: Tensor | None) -> None: ...
+
+
+def _driver(program: Program, slots: dict[int, Tensor], noise: Noise) -> _Driver:
+    x = slots[0]
+    if native.extension is None or choose("combine", x.device, x.dtype).implementation != "native":
+        return _Combines(program, slots, noise)
+    ids, seed, _, stream = noise.arguments(Stream.SOLVER)
+    scratch = [kind == "scratch" for kind in program.slots]
+    driver = native.extension.Stepper(program.stages, scratch, x.numel(), ids, seed, stream)
+    for slot, tensor in slots.items():
+        driver.hold(slot, tensor)
+    return driver
+
+
+class _Combines:
+    """The driver for any dtype and device: a call of `combine` for every sum."""
+
+    def __init__(self, program: Program, slots: dict[int, Tensor], noise: Noise) -> None:
+        x = slots[0]
+        scratch = {s: torch.empty_like(x) for s, kind in enumerate(program.slots) if kind == "scratch"}
+        self.stages, self.slots, self.noise, self.rows = iter(program.stages), slots | scratch, noise, x.shape[0]
+
+    def register(self, number: int) -> Tensor:
+        slot, half = divmod(number, 2)
+        return self.slots[slot][half * self.rows : (half + 1) * self.rows]
+
+    def advance(self, output: Tensor | None) -> None:
+        stage = next(self.stages)
+        if stage.output is not None and output is not None:
+            memory = output.untyped_storage().data_ptr()
+            if output.numel() and any(memory == held.untyped_storage().data_ptr() for held in self.slots.values()):
+                raise ValueError("the solver still needs what this tensor shares memory with: return a new tensor")
+            self.slots[stage.output] = output
+        for p in stage.passes:
+            out, terms = self.register(p.out), [self.register(r) for r in p.terms]
+            combine(out, terms, p.coefs, p.noise_coef, self.noise.at(p.step), Stream.SOLVER, p.clip)
+            if p.twice:
+                self.register(p.out + 1).copy_(out)
+        for slot in stage.released:
+            self.slots.pop(slot, None)
+
+
+def _check(output: Tensor, shape: torch.Size, x: Tensor, t: float) -> None:
+    """Raise ValueError unless the solver can read what the network returned at t."""
+    if output.shape != shape or output.dtype != x.dtype or output.device != x.device:
+        wanted = f"{tuple(shape)} {x.dtype} on {x.device}"
+        got = f"{tuple(output.shape)} {output.dtype} on {output.device}"
+        raise ValueError(f"'network' must return a tensor like its input, {wanted}, got {got} at t = {t:g}")
+    if torch.is_grad_enabled() and (output.requires_grad or x.requires_grad):
+        raise ValueError("'network' and 'x' must not require a gradient: the stepper has none, use torch.no_grad()")

@@ -8,13 +8,16 @@ printed.
 
     X  the state handed to the solver     I_k  the input of network call k
     F_k  the output of call k             R_k  the reference's output of call k (guidance)
-    Z_k  the fresh noise of step k
+    Z_k  the fresh noise of step k        C_k  the clipped estimate of the data at call k
+
+Clipping is not linear, so it is a node as the network is: a linear combination goes in (the estimate of the data, from
+I_k, F_k and R_k), and what comes out, C_k, has a name of its own, to which all later combinations refer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gensys.paths import Path
@@ -25,7 +28,7 @@ __all__ = ["Call", "Symbol", "Symbolic", "Table", "Terms", "guide", "trace"]
 
 
 class Symbol(NamedTuple):
-    kind: str  # one of "X", "I", "F", "R", "Z"
+    kind: str  # one of "X", "I", "F", "R", "Z", "C"
     number: int = 0
 
 
@@ -63,30 +66,44 @@ class Symbolic:
 
 @dataclass(frozen=True)
 class Call:
-    """One network call: the combination that is its input, its time, and whether the reference is evaluated too."""
+    """One network call.
+
+    input: the combination that the network sees. t: its time. guided: whether the reference is evaluated too.
+    estimate: the combination that C_k is clipped from, after the call; None where nothing is clipped.
+    """
 
     input: Terms
     t: float
     guided: bool = False
+    estimate: Terms | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A solver on one grid: its network calls in order and the combination that is x_0."""
+    """A solver on one grid: its network calls in order, the combination that is x_0, and the interval of all C_k."""
 
     calls: tuple[Call, ...]
     output: Terms
+    clip: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         def show(terms: Terms) -> str:
             return " ".join(f"{c:+.6g} {s.kind}{s.number}" for s, c in terms.items())
 
-        rows = [f"t = {call.t:<8.5g} I{k} = {show(call.input)}" for k, call in enumerate(self.calls)]
-        return "\n".join([*rows, f"{'x_0':>12} = {show(self.output)}"])
+        rows: list[str] = []
+        for k, call in enumerate(self.calls):
+            rows.append(f"t = {call.t:<8.5g} I{k} = {show(call.input)}")
+            if call.estimate is not None:
+                rows.append(f"{f'C{k}':>14} = {show(call.estimate)}, clipped to {self.clip}")
+        return "\n".join([*rows, f"{'x_0':>14} = {show(self.output)}"])
 
 
-def trace(solver: Solver, path: Path, target: Target, times: Sequence[float]) -> Table:
+def trace(
+    solver: Solver, path: Path, target: Target, times: Sequence[float], clip: tuple[float, float] | None = None
+) -> Table:
     """The table of a solver on a path, for a network that outputs `target`, on the grid `times`.
+
+    clip: (low, high), the interval that every estimate of the data is clipped to, before the solver sees it.
 
     Raises: TypeError if the solver is not linear (an adaptive step, say): such a solver runs eagerly.
     """
@@ -97,17 +114,22 @@ def trace(solver: Solver, path: Path, target: Target, times: Sequence[float]) ->
         calls.append(Call(dict(x.terms), t))
         # From here on the solver's x *is* the network's input: naming it keeps later combinations short.
         x.terms = {Symbol("I", k): 1.0}
-        return recover(path(t), target, x, Symbolic({Symbol("F", k): 1.0}))
+
+        def clipped(estimate: Symbolic) -> Symbolic:
+            calls[k] = replace(calls[k], estimate=estimate.terms)
+            return Symbolic({Symbol("C", k): 1.0})
+
+        return recover(path(t), target, x, Symbolic({Symbol("F", k): 1.0}), clipped if clip else None)
 
     def draw(k: int) -> Symbolic:
         return Symbolic({Symbol("Z", k): 1.0})
 
     x_0 = solver(predict, path, Symbolic({Symbol("X"): 1.0}), times, draw)
-    return Table(tuple(calls), x_0.terms)
+    return Table(tuple(calls), x_0.terms, clip)
 
 
 def guide(table: Table, scale: Callable[[float], float]) -> Table:
-    """Fold guidance into the coefficients: F_k becomes w F_k + (1 - w) R_k with w = scale(t_k).
+    """Fold guidance into the coefficients: F_k becomes w F_k + (1 - w) R_k with w = scale(t_k), before any clipping.
 
     A call whose scale is 1 stays as it is: the reference network is not evaluated there.
     """
@@ -124,5 +146,8 @@ def guide(table: Table, scale: Callable[[float], float]) -> Table:
                 out[symbol] = c
         return out
 
-    calls = [Call(folded(call.input), call.t, w != 1.0) for call, w in zip(table.calls, weights, strict=True)]
-    return Table(tuple(calls), folded(table.output))
+    calls = [
+        Call(folded(call.input), call.t, w != 1.0, None if call.estimate is None else folded(call.estimate))
+        for call, w in zip(table.calls, weights, strict=True)
+    ]
+    return Table(tuple(calls), folded(table.output), table.clip)

@@ -1,10 +1,12 @@
 """Diffusion on a Gaussian in the plane, where the best loss, the best network and the samples are known."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from gensys import targets
+from gensys import native, targets
 from gensys.core import Batch
 from gensys.denoiser import Denoiser
 from gensys.engine.checkpoint import load_weights, newest
@@ -15,7 +17,7 @@ from gensys.guidance import NO_LABEL, Guidance
 from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
 from gensys.paths import Cosine, Linear, expand
-from gensys.solvers import ddim, euler, heun
+from gensys.solvers import ddim, dpmpp_2m, euler, heun
 from gensys.times import Uniform, uniform
 
 MEAN = torch.tensor([1.0, -0.5])
@@ -128,10 +130,11 @@ def test_the_loss_of_a_row_does_not_depend_on_its_neighbours():
     torch.testing.assert_close(each([ids[k : k + 1] for k in range(16)]).mean(), together)
 
 
+@pytest.mark.parametrize("clip", [None, (-0.4, 0.6)])
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5, (0.1, 0.8))])
-@pytest.mark.parametrize("solver", [heun, euler, ddim, lambda *a: ddim(*a, eta=1.0)])
-def test_a_sample_does_not_depend_on_its_batch(solver, guidance):
-    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(6)), guidance))
+@pytest.mark.parametrize("solver", [heun, euler, dpmpp_2m, ddim, lambda *a: ddim(*a, eta=1.0)])
+def test_a_sample_does_not_depend_on_its_batch(solver, guidance, clip):
+    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(6)), guidance, clip))
 
     def draw(ids):
         return made.sample({"label": ids % 3}, Noise(4, ids))
@@ -144,11 +147,12 @@ def test_a_sample_does_not_depend_on_its_batch(solver, guidance):
     assert not torch.allclose(alone[0], alone[3])
 
 
+@pytest.mark.parametrize("clip", [None, (-0.4, 0.6)])
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5, (0.1, 0.8))])
-@pytest.mark.parametrize("solver", [heun, euler, ddim, lambda *a: ddim(*a, eta=0.7)])
-def test_the_trajectory_ends_where_the_samples_are(solver, guidance):
+@pytest.mark.parametrize("solver", [heun, euler, dpmpp_2m, ddim, lambda *a: ddim(*a, eta=0.7)])
+def test_the_trajectory_ends_where_the_samples_are(solver, guidance, clip):
     """On the last interval all these solvers go to the predicted data: sigma is 0 there."""
-    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(7)), guidance))
+    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(7)), guidance, clip))
     ids = torch.arange(5)
     cond, noise = {"label": ids % 3}, Noise(4, ids)
     seen = list(made.trajectory(cond, noise))
@@ -156,6 +160,40 @@ def test_the_trajectory_ends_where_the_samples_are(solver, guidance):
     assert torch.equal(seen[0][1], made.initial(noise))
     assert seen[0][0] == 1.0
     assert [call.t for call in made.table.calls] == pytest.approx([t for t, _, _ in seen])
+    if clip:
+        assert all(clip[0] <= x.min() and x.max() <= clip[1] for x in (p.x for _, _, p in seen))
+        assert any((p.x == clip[0]).any() or (p.x == clip[1]).any() for _, _, p in seen)
+
+
+@pytest.mark.parametrize("clip", [(1.0, 1.0), (2.0, -2.0), (0.0, float("nan"))])
+def test_bounds_that_hold_nothing_are_refused(clip):
+    with pytest.raises(ValueError, match=r"'clip' must be \(low, high\) with low < high, got"):
+        Sampler(clip=clip)
+
+
+@pytest.mark.skipif(native.extension is None, reason=f"no compiled kernels: {native.why_missing}")
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5)])
+def test_a_step_of_sampling_allocates_nothing_beside_the_network(guidance, allocations):
+    """Of the size of the state, that is: the times of a call, one number a row, are new."""
+
+    class Ready(nn.Module):
+        def forward(self, x, t, cond):
+            return answers.pop()
+
+    def allocated(steps):
+        made = Diffusion(
+            Denoiser(Ready(), Linear(), targets.velocity),
+            (64,),
+            sampler=Sampler(partial(ddim, eta=0.5), tuple(uniform(steps)), guidance, (-1.0, 1.0)),
+        )
+        rows = 5 if guidance.scale == 1 else 10
+        answers[:] = [torch.randn(rows, 64) for _ in range(steps)]
+        with allocations(5 * 64) as seen:
+            made.sample({"label": torch.arange(5)}, Noise(0, torch.arange(5)))
+        return seen.count
+
+    answers = []
+    assert 0 < allocated(3) == allocated(12)
 
 
 @pytest.mark.parametrize(
