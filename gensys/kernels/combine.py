@@ -44,11 +44,19 @@ def combine(
     16-bit tensors are summed in float32 and rounded once. There is no derivative (like torch's own out= functions).
     """
     _check(out, tensors, coefs, noise_coef, noise, clip)
-    if choose("combine", out.device, out.dtype).implementation == "native":
+    implementation = choose("combine", out.device, out.dtype).implementation
+    if implementation == "native":
         counters = (None, 0, 0, 0) if noise is None or noise_coef == 0 else noise.arguments(stream)
         torch.ops.gensys.combine(out, tensors, coefs, noise_coef, *counters, clip or ())
         return out
-    return reference(out, tensors, coefs, noise_coef, noise, stream, clip)
+    if implementation == "reference":
+        return reference(out, tensors, coefs, noise_coef, noise, stream, clip)
+    if implementation == "cuda":
+        from gensys.kernels.cuda.combine import combine as run
+    else:
+        from gensys.kernels.triton.combine import combine as run
+    run(out, tensors, coefs, noise_coef, noise, stream, clip)
+    return out
 
 
 def reference(

@@ -59,12 +59,22 @@ class Kernel:
         return f"{self.implementation} is missing: {missing}" if missing else ""
 
 
+_32 = (torch.float32,)
+
 KERNELS = (
-    Kernel("combine", "native", "cpu", (torch.float32,)),
-    Kernel("philox_normal", "native", "cpu", (torch.float32,)),
+    Kernel("combine", "native", "cpu", _32),
+    Kernel("combine", "cuda", "cuda", _32),
+    Kernel("combine", "triton", "cuda", (torch.float32, torch.bfloat16, torch.float16)),
+    Kernel("combine", "triton", "cpu", (torch.float32, torch.bfloat16, torch.float16)),
+    Kernel("philox_normal", "native", "cpu", _32),
+    Kernel("philox_normal", "cuda", "cuda", _32),
+    Kernel("philox_normal", "triton", "cuda", _32),
+    Kernel("philox_normal", "triton", "cpu", _32),
     Kernel("linear", "native", "cpu", _FAST),
     Kernel("linear_gelu", "native", "cpu", _FAST),
     Kernel("vq_nearest", "native", "cpu", _FAST),
+    Kernel("vq_nearest", "triton", "cuda", (torch.float32, torch.bfloat16, torch.float16)),
+    Kernel("vq_nearest", "triton", "cpu", (torch.float32, torch.bfloat16, torch.float16)),
 )
 
 
@@ -77,9 +87,11 @@ def _missing(op: str, implementation: str, device: str) -> str:
             return "the package triton is not installed (pip install gensys[triton])"
         if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "on a CPU it needs its interpreter (TRITON_INTERPRET=1 before it is imported)"
-        return ""
+        return "" if device == "cpu" or torch.cuda.is_available() else "there is no GPU that this torch can use"
     if implementation == "cuda":
-        return native.why_missing or ("" if hasattr(native.extension, "cuda") else "built without nvcc")
+        from gensys.kernels.cuda.device import why_missing
+
+        return why_missing()
     return native.why_missing
 
 

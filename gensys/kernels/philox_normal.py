@@ -29,10 +29,18 @@ def philox_normal(out: Tensor, noise: Noise, stream: Stream) -> Tensor:
             f"'out' must have a row for each of the {tuple(noise.ids.shape)} ids on {noise.ids.device}, "
             f"got {tuple(out.shape)} on {out.device}"
         )
-    if choose("philox_normal", out.device, out.dtype).implementation == "native":
+    implementation = choose("philox_normal", out.device, out.dtype).implementation
+    if implementation == "native":
         torch.ops.gensys.philox_normal(out, *noise.arguments(stream))
         return out
-    return reference(out, noise, stream)
+    if implementation == "reference":
+        return reference(out, noise, stream)
+    if implementation == "cuda":
+        from gensys.kernels.cuda.philox_normal import philox_normal as run
+    else:
+        from gensys.kernels.triton.philox_normal import philox_normal as run
+    run(out, noise, stream)
+    return out
 
 
 def reference(out: Tensor, noise: Noise, stream: Stream) -> Tensor:

@@ -50,13 +50,21 @@ def vq_nearest(x: Tensor, codebook: Tensor, *, distances: bool = False) -> Tenso
     the smallest distance wherever it has one; they are then computed in plain torch.
     """
     _check(x, codebook)
-    if choose("vq_nearest", x.device, x.dtype).implementation != "native":
+    implementation = choose("vq_nearest", x.device, x.dtype).implementation
+    if implementation == "reference":
         return reference(x, codebook, distances=True) if distances else reference(x, codebook)
-    index = torch.empty(x.shape[0], dtype=torch.int64)
+    index = torch.empty(x.shape[0], dtype=torch.int64, device=x.device)
     differentiable = distances and torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad)
-    distance = torch.empty(x.shape[0], dtype=torch.float32) if distances and not differentiable else None
-    codes = codebook.detach().to(torch.float32).contiguous()
-    torch.ops.gensys.vq_nearest(x.detach().contiguous(), codes, index, distance)
+    distance = None
+    if distances and not differentiable:
+        distance = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    rows, codes = x.detach().contiguous(), codebook.detach().contiguous()
+    if implementation == "native":
+        torch.ops.gensys.vq_nearest(rows, codes.to(torch.float32), index, distance)
+    else:
+        from gensys.kernels.triton.vq_nearest import nearest
+
+        nearest(rows, codes, index, distance)
     if differentiable:
         distance = _distance(x, codebook, index)
     return index if distance is None else (index, distance)

@@ -1,6 +1,7 @@
 """The choice of an implementation: what is preferred, what is refused and why, and how a choice is forced."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -27,16 +28,33 @@ def test_native_is_preferred_where_it_runs():
 
 
 def test_reference_runs_elsewhere_and_says_why():
-    assert choose("combine", "cpu", torch.float64) == ("reference", "native takes float32, not float64")
-    assert choose("combine", torch.device("cuda:1"), torch.float32) == (
-        "reference",
-        "native runs on cpu, not on cuda",
-    )
+    implementation, why = choose("combine", "cpu", torch.float64)
+    assert implementation == "reference"
+    assert why.startswith("native takes float32, not float64; cuda runs on cuda, not on cpu; triton runs on cuda, not")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    implementation, why = choose("combine", torch.device("cuda:1"), torch.float32)
+    assert implementation == "reference"
+    assert "native runs on cpu, not on cuda" in why
+    assert "cuda is missing: " in why
+    assert re.search("triton is missing: (there is no GPU|the package triton is not installed)", why)
+
+
+def test_triton_interprets_on_a_cpu_only_when_forced(monkeypatch):
+    pytest.importorskip("triton")
+    assert "triton runs on a CPU when forced only" in choose("combine", "cpu", torch.bfloat16).why
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with force("triton"), pytest.raises(Unavailable, match="it needs its interpreter"):
+        choose("vq_nearest", "cpu", torch.float32)
 
 
 @pytest.mark.usefixtures("no_extension")
 def test_a_missing_extension_is_told():
-    assert choose("combine", "cpu", torch.float32) == ("reference", "native is missing: no compiler")
+    implementation, why = choose("combine", "cpu", torch.float32)
+    assert implementation == "reference"
+    assert why.startswith("native is missing: no compiler; ")
     with force("native"), pytest.raises(Unavailable, match=r"combine was forced to 'native', but .*: no compiler"):
         choose("combine", "cpu", torch.float32)
     with pytest.raises(Unavailable, match="no compiler"), force("native", isa="avx2"):

@@ -44,7 +44,7 @@ def coupling(dtype):
             yield {name: torch.randn(shape).to(dtype) for name in ("x", "s", "t")} | {"inverse": inverse}
 
 
-EXAMPLES = {  # op -> its module in gensys.kernels and examples of a dtype; these are compared with float64
+EXAMPLES = {  # function -> its op and examples of a dtype; these are compared with float64
     "adaln_modulate": ("adaln", lambda dtype: adaln(dtype, "x", "shift", "scale")),
     "adaln_gate": ("adaln", lambda dtype: adaln(dtype, "x", "y", "gate")),
     "adaln_gate_modulate": ("adaln", lambda dtype: adaln(dtype, "x", "y", "gate", "shift", "scale")),
@@ -55,12 +55,17 @@ ON_GPU = [(kernel, dtype) for kernel in KERNELS if kernel.device == "cuda" for d
 ON_CPU = [(kernel, dtype) for kernel in KERNELS if kernel.device == "cpu" for dtype in kernel.dtypes]
 
 
-def cases(table, ops, dtypes=None):
-    """Parameters (implementation, op, dtype) of those in the table that are for one of the ops and dtypes."""
+def op_of(function):
+    return EXAMPLES[function][0] if function in EXAMPLES else function
+
+
+def cases(table, functions, dtypes=None):
+    """Parameters (implementation, function, dtype): those of the table that are for these functions and dtypes."""
     return [
-        pytest.param(kernel.implementation, kernel.op, dtype, id=f"{kernel.implementation}-{kernel.op}-{dtype}")
+        pytest.param(kernel.implementation, function, dtype, id=f"{kernel.implementation}-{function}-{dtype}")
         for kernel, dtype in table
-        if kernel.op in ops and (dtypes is None or dtype in dtypes)
+        for function in sorted(functions)
+        if kernel.op == op_of(function) and (dtypes is None or dtype in dtypes)
         if (kernel.implementation, kernel.device) != ("triton", "cpu")  # its interpreter has tests of its own
     ]
 
@@ -85,7 +90,7 @@ def require(implementation, op, dtype, device):
     """Skip where this machine has not what the table has, with its reason."""
     try:
         with force(implementation):
-            choose(op, device, dtype)
+            choose(op_of(op), device, dtype)
     except Unavailable as error:
         pytest.skip(str(error))
 
@@ -125,7 +130,7 @@ def finds_the_nearest(implementation, dtype, device):
     torch.manual_seed(0)
     for N, K, D in [(1000, 512, 8), (300, 1000, 40), (77, 3, 64), (5, 1, 3), (64, 129, 256)]:
         x, codebook = torch.randn(N, D).to(dtype).to(device), torch.randn(K, D).to(dtype).to(device)
-        codebook[K // 2 :] = codebook[: K - K // 2].clone()
+        codebook[K - K // 2 :] = codebook[: K // 2].clone()
         with force(implementation):
             index, distance = vq_nearest(x, codebook, distances=True)
         exact = torch.cdist(x.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -137,7 +142,7 @@ def finds_the_nearest(implementation, dtype, device):
 
 
 def test_every_op_with_a_gpu_kernel_is_tested_here():
-    assert {kernel.op for kernel, _ in ON_GPU} <= set(EXAMPLES) | EXACT
+    assert {kernel.op for kernel, _ in ON_GPU} <= {op for op, _ in EXAMPLES.values()} | EXACT
 
 
 # ------------------------------------------------------------------------------------------------------------ on a GPU
@@ -246,7 +251,7 @@ def test_exact_ops_on_the_cpu(implementation, op, dtype):
     is_the_definition(implementation, op, dtype, "cpu")
 
 
-@pytest.mark.parametrize("op", [op for op in EXAMPLES if op in OPS])
+@pytest.mark.parametrize("op", [function for function, (op, _) in EXAMPLES.items() if op in OPS])
 def test_values_and_gradients_on_the_cpu(op, assert_agrees):
     agrees("reference", op, EXAMPLES[op][1](torch.float32), "cpu", assert_agrees)
 
