@@ -36,8 +36,8 @@ def candidates(tmp_path, monkeypatch):
 
 def test_what_is_held_and_what_is_needed_for_a_moment(candidates):
     small, large = (memory.peak("candidates", False, size, "mine") for size in ("32", "128"))
-    assert 60 << 20 < small < 100 << 20
-    assert 250 << 20 < large < 290 << 20
+    assert 62 << 20 < small < 71 << 20, "what Python itself takes, some 10 MiB, is not counted"
+    assert 254 << 20 < large < 263 << 20
 
 
 def test_a_process_that_fails_says_why(candidates):

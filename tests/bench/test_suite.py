@@ -107,6 +107,13 @@ def test_candidates_that_disagree_are_not_timed(stand, ours, peer, wrong):
     assert f"{wrong[0]}  off by" in text(document)
 
 
+def test_an_error_that_is_not_a_number_is_a_failure(monkeypatch):
+    candidates = Candidates({"out=": lambda: RIGHT}, {}, lambda result: float("nan"), 0.1)
+    monkeypatch.setattr(suite, "rows_of", lambda *_: iter([Row("job", "3", "float32", lambda scope: candidates)]))
+    monkeypatch.setattr(limits, "table", lambda protocol, quick: [])
+    assert suite.run("kernels", Scope(), FAST, Screen(quiet=True))["failures"]
+
+
 def test_a_peer_may_be_held_to_another_tolerance_or_do_a_part_only(stand):
     peers = {"loose": (0.3, WRONG), "part": (0.1, None)}
     document = stand({"out=": (0.1, RIGHT)}, peers, peer_tolerance=1.0)
