@@ -65,6 +65,8 @@ KERNELS = (
     Kernel("linear", "native", "cpu", _FAST),
     Kernel("linear_gelu", "native", "cpu", _FAST),
     Kernel("vq_nearest", "native", "cpu", _FAST),
+    Kernel("vq_nearest", "triton", "cuda", (*_FAST, torch.float16)),
+    Kernel("vq_nearest", "triton", "cpu", (*_FAST, torch.float16)),
 )
 
 
