@@ -4,7 +4,7 @@
 
 The right-hand form is the one that is computed (van den Oord et al., 2017, "Neural discrete representation learning",
 arXiv:1711.00937, equation 2, with the square expanded and |x[n]|^2, common to all codes, left out): a matrix product,
-whose (N, K) entries no implementation stores.
+whose N x K entries are never in memory together.
 
 What is promised:
   - Of codes with equal scores the one with the lowest index is taken. Codes at equal distance have equal scores where
@@ -55,16 +55,15 @@ def vq_nearest(x: Tensor, codebook: Tensor, *, distances: bool = False) -> Tenso
         return reference(x, codebook, distances=True) if distances else reference(x, codebook)
     index = torch.empty(x.shape[0], dtype=torch.int64, device=x.device)
     differentiable = distances and torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad)
-    distance = None
-    if distances and not differentiable:
-        distance = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    wanted = distances and not differentiable
+    distance = torch.empty(x.shape[0], dtype=torch.float32, device=x.device) if wanted else None
     rows, codes = x.detach().contiguous(), codebook.detach().contiguous()
-    if implementation == "native":
-        torch.ops.gensys.vq_nearest(rows, codes.to(torch.float32), index, distance)
-    else:
+    if implementation == "triton":  # slow to import, and not always there
         from gensys.kernels.triton.vq_nearest import nearest
 
         nearest(rows, codes, index, distance)
+    else:
+        torch.ops.gensys.vq_nearest(rows, codes.float(), index, distance)
     if differentiable:
         distance = _distance(x, codebook, index)
     return index if distance is None else (index, distance)

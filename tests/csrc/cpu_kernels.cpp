@@ -71,6 +71,38 @@ void gelu(const Kernels& k) {
   gelu_of_type(k.gelu_bf16, k.gelu_backward_bf16, 1.0 / 256);
 }
 
+template <typename T>
+void vq_nearest_of_type(const Kernels& k, void (*nearest)(int64_t*, float*, const T*, int64_t, const gensys::Codebook&,
+                                                          float*)) {
+  for (int64_t dim : {1, 3, 4, 7, 8, 9, 16, 17, 33})
+    for (int64_t count : {1, 2, 3, 4, 5, 11})
+      for (int64_t n : kLengths) {
+        const Array<T> x(n * dim, 1);
+        const Array<float> codes(count * dim, 3);
+        Array<float> offsets(count), distance(n), scratch(gensys::kVqBlock * (dim + gensys::kVqSpare));
+        Array<int64_t> index(n);
+        k.vq_offsets(offsets, codes, count, dim);
+        nearest(index, nullptr, x, n, {codes, offsets, count, dim}, scratch);
+        nearest(index, distance, x, n, {codes, offsets, count, dim}, scratch);
+        for (int64_t i = 0; i < n; ++i) {
+          double smallest = INFINITY, found = INFINITY;
+          for (int64_t c = 0; c < count; ++c) {
+            double sum = 0;
+            for (int64_t d = 0; d < dim; ++d) sum += std::pow(get(x[i * dim + d]) - double(codes[c * dim + d]), 2);
+            if (sum < smallest) smallest = sum;
+            if (c == index[i]) found = sum;
+          }
+          near(float(found), smallest, 1e-5 * (100 + smallest), "vq_nearest, index", i);
+          near(distance[i], found, 1e-6 * found, "vq_nearest, distance", i);
+        }
+      }
+}
+
+void vq_nearest(const Kernels& k) {
+  vq_nearest_of_type(k, k.vq_nearest);
+  vq_nearest_of_type(k, k.vq_nearest_bf16);
+}
+
 }  // namespace
 
 int main() {
@@ -78,6 +110,7 @@ int main() {
     combine(*k);
     noise(*k);
     gelu(*k);
+    vq_nearest(*k);
     std::printf("%s\n", k->isa);
   }
 }

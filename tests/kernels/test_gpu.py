@@ -130,7 +130,7 @@ def finds_the_nearest(implementation, dtype, device):
     torch.manual_seed(0)
     for N, K, D in [(1000, 512, 8), (300, 1000, 40), (77, 3, 64), (5, 1, 3), (64, 129, 256)]:
         x, codebook = torch.randn(N, D).to(dtype).to(device), torch.randn(K, D).to(dtype).to(device)
-        codebook[K - K // 2 :] = codebook[: K // 2].clone()
+        codebook[K - K // 2 :] = codebook[: K // 2]  # the second half repeats the first
         with force(implementation):
             index, distance = vq_nearest(x, codebook, distances=True)
         exact = torch.cdist(x.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -256,6 +256,7 @@ def test_values_and_gradients_on_the_cpu(op, assert_agrees):
     agrees("reference", op, EXAMPLES[op][1](torch.float32), "cpu", assert_agrees)
 
 
-@pytest.mark.skipif("vq_nearest" not in OPS, reason="the op is not there")
-def test_vq_nearest_on_the_cpu():
-    finds_the_nearest("reference", torch.float32, "cpu")
+@pytest.mark.parametrize(("implementation", "op", "dtype"), cases(ON_CPU, {"vq_nearest"}))
+def test_vq_nearest_on_the_cpu(implementation, op, dtype):
+    require(implementation, op, dtype, "cpu")
+    finds_the_nearest(implementation, dtype, "cpu")

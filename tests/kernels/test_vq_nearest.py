@@ -204,7 +204,7 @@ def test_threads_do_not_matter():
 
 
 def test_memory_is_flat():
-    """12,000 rows x 12,000 codes: their matrix would be 576 MB."""
+    """8,000 rows x 8,000 codes: their matrix would be 256 MB."""
     code = """
 import resource, torch
 from gensys.kernels.vq_nearest import reference, vq_nearest
@@ -213,7 +213,7 @@ def peak(n):
         op(torch.ones(n, 2), torch.ones(n, 2), distances=True)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 small = peak(2048)
-print((peak(12_000) - small) // 1024)
+print((peak(8_000) - small) // 1024)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -239,6 +239,25 @@ def test_autocast_rounds_nothing(implementation):
     with torch.autocast("cpu", torch.bfloat16):
         got = vq_nearest(x, codebook, distances=True)
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_triton_when_it_is_forced():
+    pytest.importorskip("triton", reason="triton is not installed")
+    code = """
+import torch
+from gensys.kernels.vq_nearest import reference, vq_nearest
+x, codebook = torch.randn(20, 10).T, torch.randn(20, 30).T.requires_grad_()
+index, distance = vq_nearest(x, codebook, distances=True)
+expected = reference(x, codebook, distances=True)
+assert torch.equal(index, expected[0]) and torch.equal(vq_nearest(x, codebook), index)
+torch.testing.assert_close(distance, expected[1])
+with torch.no_grad():
+    torch.testing.assert_close(vq_nearest(x, codebook, distances=True)[1], expected[1])
+print(distance.requires_grad)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "GENSYS_KERNELS": "triton"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout == "True\n", run.stderr
 
 
 @pytest.mark.parametrize("distances", [False, True])
