@@ -13,8 +13,8 @@ typedef uint64_t L __attribute__((vector_size(GENSYS_BYTES)));
 FN void multiply(U x, uint32_t m, U& high, U& low) {
 #if GENSYS_BYTES == 64
   const __m512i by = _mm512_set1_epi32(int(m));
-  const __m512 even = (__m512)_mm512_maskz_mul_epu32(0xFF, (__m512i)x, by);  // maskz: the plain one makes gcc 12 warn
-  const __m512 odd = (__m512)_mm512_maskz_mul_epu32(0xFF, (__m512i)(L(x) >> 32), by);
+  const __m512 even = (__m512)_mm512_mul_epu32((__m512i)x, by);
+  const __m512 odd = (__m512)_mm512_mul_epu32((__m512i)(L(x) >> 32), by);
   high = (U)_mm512_mask_movehdup_ps(odd, 0x5555, even);
   low = (U)_mm512_mask_moveldup_ps(even, 0xAAAA, odd);
 #elif GENSYS_BYTES == 32
