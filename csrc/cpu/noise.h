@@ -3,7 +3,7 @@
 // The loops over batches are plain, as in combine.h. Only the product of 32-bit words is written by hand: compilers make
 // three or four times the instructions of it, and ten rounds of them are half of a normal's cost.
 
-constexpr int kBatch = 64;  // counters; their words and normals are 2 KB, which stay in the first-level cache
+constexpr int kBatch = 256;  // counters; their words and their elements are 8 KB, which stay in the first-level cache
 
 typedef uint32_t U __attribute__((vector_size(GENSYS_BYTES)));
 typedef uint64_t L __attribute__((vector_size(GENSYS_BYTES)));
@@ -13,8 +13,8 @@ typedef uint64_t L __attribute__((vector_size(GENSYS_BYTES)));
 FN void multiply(U x, uint32_t m, U& high, U& low) {
 #if GENSYS_BYTES == 64
   const __m512i by = _mm512_set1_epi32(int(m));
-  const __m512 even = (__m512)_mm512_maskz_mul_epu32(0xFF, (__m512i)x, by);  // maskz: the plain one makes gcc 12 warn
-  const __m512 odd = (__m512)_mm512_maskz_mul_epu32(0xFF, (__m512i)(L(x) >> 32), by);
+  const __m512 even = (__m512)_mm512_mul_epu32((__m512i)x, by);
+  const __m512 odd = (__m512)_mm512_mul_epu32((__m512i)(L(x) >> 32), by);
   high = (U)_mm512_mask_movehdup_ps(odd, 0x5555, even);
   low = (U)_mm512_mask_moveldup_ps(even, 0xAAAA, odd);
 #elif GENSYS_BYTES == 32
@@ -44,12 +44,12 @@ FN U exclusive_or(U x, U y, uint32_t z) {
 #endif
 }
 
-// The words of kBatch counters from `quad` on: `words` of philox.h.
-FN void words(Quad<uint32_t[kBatch]>& out, const Row& row, uint32_t quad) {
+// The words of `count` counters from `quad` on: `words` of philox.h. count: a multiple of W.
+FN void words(Quad<uint32_t[kBatch]>& out, const Row& row, uint32_t quad, int count) {
   static constexpr uint32_t kRamp[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   U ramp;
   memcpy(&ramp, kRamp, sizeof ramp);
-  for (int first = 0; first < kBatch; first += W) {
+  for (int first = 0; first < count; first += W) {
     U a = ramp + (quad + uint32_t(first)), b = U{} + row.id, c = U{} + row.step, d = U{} + row.tail;
     uint32_t key0 = row.key0, key1 = row.key1;
     for (int round = 0; round < 10; ++round) {
@@ -71,15 +71,18 @@ inline void draw(float* out, const Row& row, uint32_t quad, int n) {
   for (; n > 0; n -= 4 * kBatch, out += 4 * kBatch, quad += kBatch) {
     alignas(64) Quad<uint32_t[kBatch]> w;
     alignas(64) float z[4 * kBatch];
-    words(w, row, quad);
-    float* const to = n >= 4 * kBatch ? out : z;
+    const int count = std::min(kBatch, (n + 4 * W - 1) / (4 * W) * W);  // whole vectors
+    float* const to = n >= 4 * count ? out : z;
+    words(w, row, quad, count);
+    for (int first = 0; first < count; first += W) {
 #pragma omp simd
-    for (int i = 0; i < kBatch; ++i) {
-      const Quad<float> q = elements({w.a[i], w.b[i], w.c[i], w.d[i]});
-      to[4 * i] = q.a;
-      to[4 * i + 1] = q.b;
-      to[4 * i + 2] = q.c;
-      to[4 * i + 3] = q.d;
+      for (int i = first; i < first + W; ++i) {
+        const Quad<float> q = elements({w.a[i], w.b[i], w.c[i], w.d[i]});
+        to[4 * i] = q.a;
+        to[4 * i + 1] = q.b;
+        to[4 * i + 2] = q.c;
+        to[4 * i + 3] = q.d;
+      }
     }
     if (to == z) memcpy(out, z, sizeof(float) * size_t(n));
   }
