@@ -6,6 +6,7 @@ namespace {
 #include "simd.h"
 //
 #include "combine.h"
+#include "coupling.h"
 #include "gelu.h"
 #include "noise.h"
 
@@ -23,6 +24,10 @@ const Kernels table = {
     .gelu_bf16 = gelu<bfloat>,
     .gelu_backward = gelu_backward<float>,
     .gelu_backward_bf16 = gelu_backward<bfloat>,
+    .couple = couple<float>,
+    .couple_bf16 = couple<bfloat>,
+    .couple_backward = couple_backward<float>,
+    .couple_backward_bf16 = couple_backward<bfloat>,
 };
 
 }  // namespace gensys::GENSYS_ISA

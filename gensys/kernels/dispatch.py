@@ -34,6 +34,7 @@ OPS = {
     "philox_normal": (torch.float32,),
     "linear": _FLOATS,
     "linear_gelu": _FLOATS,
+    "affine_coupling": _FLOATS,
 }
 """The dtypes that each op is defined for."""
 
@@ -63,6 +64,9 @@ KERNELS = (
     Kernel("philox_normal", "native", "cpu", (torch.float32,)),
     Kernel("linear", "native", "cpu", _FAST),
     Kernel("linear_gelu", "native", "cpu", _FAST),
+    Kernel("affine_coupling", "native", "cpu", _FAST),
+    Kernel("affine_coupling", "triton", "cuda", _FAST),
+    Kernel("affine_coupling", "triton", "cpu", _FAST),
 )
 
 
