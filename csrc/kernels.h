@@ -32,6 +32,41 @@ struct Codebook {
   int64_t count, dim;
 };
 
+// Rows of numbers that follow each other, `stride` numbers from the start of one row to the start of the next.
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t stride;
+
+  T* operator[](int64_t row) const { return data + row * stride; }
+};
+
+// An affine coupling of rows of n numbers, with l = bound tanh(s / bound):
+//   y = x e^l + t,  logdet = the row's sum of l;      inverse   y = (x - t) e^-l,  logdet = -that sum
+// y may be x, s or t. streamed: the rows of y start at multiples of 64 bytes and are not wanted in the caches.
+template <typename T>
+struct Coupling {
+  Rows<T> y;
+  float* logdet;
+  Rows<const T> x, s, t;
+  int64_t n;
+  float bound;
+  bool inverse, streamed;
+};
+
+// The gradients of x, s and t (of t in the inverse direction only: in the other one it is dy itself).
+// kept: what went in, x; in the inverse direction what came out, y. streamed: as above, for dx, ds and dt.
+template <typename T>
+struct CouplingBackward {
+  Rows<T> dx, ds, dt;
+  Rows<const T> dy;
+  const float* dlogdet;
+  Rows<const T> kept, s;
+  int64_t n;
+  float bound;
+  bool inverse, streamed;
+};
+
 struct Kernels {
   const char* isa;
 
@@ -62,6 +97,12 @@ struct Kernels {
   void (*vq_nearest)(int64_t* index, float* distance, const float* x, int64_t n, const Codebook& book, float* scratch);
   void (*vq_nearest_bf16)(int64_t* index, float* distance, const bfloat* x, int64_t n, const Codebook& book,
                           float* scratch);
+
+  // Rows begin <= r < end of a coupling.
+  void (*couple)(const Coupling<float>& c, int64_t begin, int64_t end);
+  void (*couple_bf16)(const Coupling<bfloat>& c, int64_t begin, int64_t end);
+  void (*couple_backward)(const CouplingBackward<float>& c, int64_t begin, int64_t end);
+  void (*couple_backward_bf16)(const CouplingBackward<bfloat>& c, int64_t begin, int64_t end);
 };
 
 // The tables of csrc/cpu/<isa>.cpp; the namespaces hold nothing else that is seen from outside.

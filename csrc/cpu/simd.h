@@ -128,8 +128,30 @@ FN F fma(F a, F b, F c) {
 #endif
 }
 
-FN F min(F a, F b) { return a < b ? a : b; }  // b where one is NaN, as the instruction has it
-FN F max(F a, F b) { return a > b ? a : b; }
+// b where one of them is NaN. The instruction by its name: from the choice below GCC makes two.
+FN F min(F a, F b) {
+#if GENSYS_BYTES == 64
+  return _mm512_min_ps(a, b);
+#elif GENSYS_BYTES == 32
+  return _mm256_min_ps(a, b);
+#elif defined(__x86_64__)
+  return _mm_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+FN F max(F a, F b) {
+#if GENSYS_BYTES == 64
+  return _mm512_max_ps(a, b);
+#elif GENSYS_BYTES == 32
+  return _mm256_max_ps(a, b);
+#elif defined(__x86_64__)
+  return _mm_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
 
 // The sum of the lanes, always in the same order: halves onto each other.
 FN float sum(F x) {
@@ -146,42 +168,52 @@ FN float largest(F x) {
   return best;
 }
 
-// e^x to 2 units in the last place: x = n ln 2 + r, e^r = 1 + r + r^2 p(r), |r| <= ln 2 / 2, p of degree 4 by
-// interpolation at Chebyshev's nodes (1.1e-8 off). Overflow gives infinity, results below 2^-126 give 0, NaN stays.
+// e^x to 0.9 units in the last place (1.2 where fma rounds twice), subnormal results too; from 88.73 on infinity, below
+// -103.97 zero, NaN stays. x = n ln 2 + r, |r| <= ln 2 / 2; e^r = 1 + r + r^2 p(r), p minimax to 3e-9 of e^r.
 FN F exp(F x) {
-  const F magic = set(0x1.8p23f);  // adding it rounds to an integer, which is then in the low bits
-  const F shifted = fma(x, set(1.44269504088896341f), magic);
+#if GENSYS_BYTES != 64
+  x = min(set(88.8f), max(set(-104.0f), x));  // n then fits the exponents below
+#endif
+  const F magic = set(0x1.8p23f + 254);  // adding it rounds to an integer, which is then in the low bits, plus 254
+  const F shifted = fma(x, set(0x1.715476p+0f), magic);
   const F n = shifted - magic;
   F r = fma(n, set(-0x1.62e4p-1f), x);  // ln 2 in two parts, the first of few bits: n times it is exact
   r = fma(n, set(-0x1.7f7d1cp-20f), r);
-  F p = set(0.0013926184037700295f);
-  p = fma(p, r, set(0.008363178931176662f));
-  p = fma(p, r, set(0.041666556149721146f));
-  p = fma(p, r, set(0.16666576266288757f));
-  p = fma(p, r, set(0.5f));
-  p = fma(p * r, r, r) + 1.0f;
-  const I half = (I(shifted) - I(magic)) >> 1;  // 2^n as a product of two: n may be 128
-  const I rest = (I(shifted) - I(magic)) - half;
-  F y = p * F((half + 127) << 23) * F((rest + 127) << 23);
-  y = x > 88.72283f ? set(std::numeric_limits<float>::infinity()) : y;
-  y = x < -87.33654f ? F{} : y;
-  return x == x ? y : x;
+#if GENSYS_BYTES == 64
+  // Only |x| > 2^22 gives |r| > 1/2 (or NaN): then n alone decides, if the polynomial stays a positive number.
+  r = _mm512_range_ps(r, set(0.5f), 2);  // the smaller magnitude
+#endif
+  F p = set(0x1.6a524ep-10f);
+  p = fma(p, r, set(0x1.12396ep-7f));
+  p = fma(p, r, set(0x1.5558aap-5f));
+  p = fma(p, r, set(0x1.555492p-3f));
+  p = fma(p, r, set(0x1.fffffcp-2f));
+  p = fma(p, r, set(1.0f));
+  p = fma(p, r, set(1.0f));
+#if GENSYS_BYTES == 64
+  return _mm512_scalef_ps(p, n);  // p 2^n, rounded once; NaN for n = NaN
+#else
+  const I k = I(shifted), half = k >> 1;  // 2^n, n = -150..128, as a product of two: 254 is twice an exponent's bias
+  return p * F(half << 23) * F((k - half) << 23);
+#endif
 }
 
-// tanh x to 4e-7 of its value: x P(x^2) / Q(x^2), of degrees 4 and 4, fitted to |x| <= 9, where it is 1 in float32.
+// tanh x to 2.5 units in the last place, odd to the bit, never beyond +-1, NaN stays:
+//   tanh |x| = m / (1 - m),   m = (1 - e^(-2 |x|)) / 2 = (1 - 2^n) / 2 + 2^n h,   h = (1 - e^(-2 r)) / 2 = r + r^2 p(r)
+// with |x| = r - n ln 2 / 2, |r| <= ln 2 / 4: no cancellation anywhere. p is minimax, h to 1.4e-8 of its value.
 FN F tanh(F x) {
-  const F y = min(max(x, set(-9.0f)), set(9.0f));
-  const F z = y * y;
-  F p = set(1.3319081261513526e-08f);
-  p = fma(p, z, set(2.0583503477583242e-05f));
-  p = fma(p, z, set(0.0034940366174306316f));
-  p = fma(p, z, set(0.13379719929801118f));
-  p = fma(p, z, set(0.9999999790877123f));
-  F q = set(7.762027781809732e-07f);
-  q = fma(q, z, set(0.00032830956975508544f));
-  q = fma(q, z, set(0.02587108180520783f));
-  q = fma(q, z, set(0.4671303518816799f));
-  q = fma(q, z, set(1.0f));
-  const F t = min(max(y * p / q, set(-1.0f)), set(1.0f));
-  return x == x ? t : x;
+  const I sign = I(set(-0.0f));
+  const F a = min(set(9.1f), F(I(x) & ~sign));  // from 9.01 on it is 1
+  const F magic = set(0x1.8p23f + 127);         // as above, and the bias is that of an exponent
+  const F shifted = fma(a, set(-0x1.715476p+1f), magic);
+  const F r = fma(shifted - magic, set(0x1.62e43p-2f), a);  // n <= 27: one part of ln 2 / 2 is enough
+  F p = set(-0x1.6b97a6p-5f);
+  p = fma(p, r, set(0x1.122538p-3f));
+  p = fma(p, r, set(-0x1.5556f6p-2f));
+  p = fma(p, r, set(0x1.5554b4p-1f));
+  p = fma(p, r, set(-0x1.fffffep-1f));
+  const F h = fma(r * r, p, r);
+  const F power = F(I(shifted) << 23);  // 2^n
+  const F m = fma(power, h, fma(power, set(-0.5f), set(0.5f)));
+  return F(I(m / (1.0f - m)) | (I(x) & sign));
 }

@@ -8,6 +8,7 @@ namespace {
 #include "peak.h"
 //
 #include "combine.h"
+#include "coupling.h"
 #include "gelu.h"
 #include "noise.h"
 #include "vq.h"
@@ -31,6 +32,10 @@ const Kernels table = {
     .vq_offsets = vq_offsets,
     .vq_nearest = vq_nearest<float>,
     .vq_nearest_bf16 = vq_nearest<bfloat>,
+    .couple = couple<float>,
+    .couple_bf16 = couple<bfloat>,
+    .couple_backward = couple_backward<float>,
+    .couple_backward_bf16 = couple_backward<bfloat>,
 };
 
 }  // namespace gensys::GENSYS_ISA

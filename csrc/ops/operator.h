@@ -8,7 +8,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <atomic>
+#include <cstdint>
 
 #include "../kernels.h"
 
@@ -30,6 +35,21 @@ inline const char* text(ScalarType dtype) {
 inline void check(const Tensor& tensor, ScalarType dtype, const char* name) {
   STD_TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.scalar_type() == dtype, "'", name,
                   "' must be a contiguous CPU tensor of ", text(dtype));
+}
+
+// Asks for pages of 2 MB for the memory of a large result that is about to be written. The C library gives blocks of
+// 32 MB and more back to the system when they are freed, so that a new one is made of fresh pages every time: of 4 KB
+// each, their page faults took 5 times as long as the kernel (48 MB, a virtual machine with an AMD Zen 5). Only a hint:
+// it does nothing to pages that are there already, and nothing where the system forbids large ones.
+inline void prefer_huge_pages(const Tensor& result) {
+#ifdef __linux__
+  constexpr uintptr_t kHuge = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(result.mutable_data_ptr());
+  const uintptr_t bytes = uintptr_t(result.numel() * result.element_size());
+  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge, last = (begin + bytes) / kHuge * kHuge;
+  if (bytes >= 16 * kHuge && result.is_contiguous())
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
 }
 
 }  // namespace gensys

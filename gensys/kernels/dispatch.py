@@ -27,7 +27,9 @@ from gensys import native
 __all__ = ["KERNELS", "OPS", "Choice", "Kernel", "Row", "Unavailable", "choose", "force", "table"]
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_TRITON = (torch.float32, torch.bfloat16, torch.float16)
 _FAST = (torch.float32, torch.bfloat16)
+_32 = (torch.float32,)
 
 OPS = {
     "combine": _FLOATS,
@@ -35,6 +37,7 @@ OPS = {
     "linear": _FLOATS,
     "linear_gelu": _FLOATS,
     "vq_nearest": _FLOATS,
+    "affine_coupling": _FLOATS,
 }
 """The dtypes that each op is defined for."""
 
@@ -59,13 +62,11 @@ class Kernel:
         return f"{self.implementation} is missing: {missing}" if missing else ""
 
 
-_32 = (torch.float32,)
-
 KERNELS = (
     Kernel("combine", "native", "cpu", _32),
     Kernel("combine", "cuda", "cuda", _32),
-    Kernel("combine", "triton", "cuda", (torch.float32, torch.bfloat16, torch.float16)),
-    Kernel("combine", "triton", "cpu", (torch.float32, torch.bfloat16, torch.float16)),
+    Kernel("combine", "triton", "cuda", _TRITON),
+    Kernel("combine", "triton", "cpu", _TRITON),
     Kernel("philox_normal", "native", "cpu", _32),
     Kernel("philox_normal", "cuda", "cuda", _32),
     Kernel("philox_normal", "triton", "cuda", _32),
@@ -73,8 +74,11 @@ KERNELS = (
     Kernel("linear", "native", "cpu", _FAST),
     Kernel("linear_gelu", "native", "cpu", _FAST),
     Kernel("vq_nearest", "native", "cpu", _FAST),
-    Kernel("vq_nearest", "triton", "cuda", (torch.float32, torch.bfloat16, torch.float16)),
-    Kernel("vq_nearest", "triton", "cpu", (torch.float32, torch.bfloat16, torch.float16)),
+    Kernel("vq_nearest", "triton", "cuda", _TRITON),
+    Kernel("vq_nearest", "triton", "cpu", _TRITON),
+    Kernel("affine_coupling", "native", "cpu", _FAST),
+    Kernel("affine_coupling", "triton", "cuda", _TRITON),
+    Kernel("affine_coupling", "triton", "cpu", _TRITON),
 )
 
 

@@ -103,6 +103,50 @@ void vq_nearest(const Kernels& k) {
   vq_nearest_of_type(k, k.vq_nearest_bf16);
 }
 
+// Three rows with a gap between them, in both directions.
+template <typename T>
+void coupling_of_type(void (*forward)(const gensys::Coupling<T>&, int64_t, int64_t),
+                      void (*backward)(const gensys::CouplingBackward<T>&, int64_t, int64_t), double relative) {
+  constexpr int64_t kRows = 3;
+  const float bound = 1.5f;
+  for (int64_t n : kLengths)
+    for (int64_t gap : {0, 5})
+      for (bool inverse : {false, true})
+        for (bool streamed : {false, true}) {
+          if (streamed && (n + gap) % 16) continue;
+          const int64_t size = kRows * (n + gap) - gap, stride = n + gap, shift = streamed ? 0 : 1;
+          const Array<T> x(size, 1), s(size, 2), t(size, 3), dy(size);
+          Array<T> y(size, shift), dx(size, shift), ds(size, shift), dt(size, shift);
+          Array<float> logdet(kRows);
+          const Array<float> dlogdet(kRows);
+          const gensys::Rows<const T> rows_of_x{x, stride}, rows_of_s{s, stride};
+          forward({{y, stride}, logdet, rows_of_x, rows_of_s, {t, stride}, n, bound, inverse, streamed}, 0, kRows);
+          const gensys::Rows<const T> kept = inverse ? gensys::Rows<const T>{y, stride} : rows_of_x;
+          backward({{dx, stride}, {ds, stride}, {dt, stride}, {dy, stride}, dlogdet, kept, rows_of_s, n, bound, inverse,
+                    streamed}, 0, kRows);
+          for (int64_t r = 0; r < kRows; ++r) {
+            double sum = 0;
+            for (int64_t i = r * stride; i < r * stride + n; ++i) {
+              const double tanh = std::tanh(get(s[i]) / bound), l = (inverse ? -1 : 1) * bound * tanh, e = std::exp(l);
+              const double in = get(x[i]), shifted = get(t[i]), up = get(dy[i]), out = get(y[i]);
+              const double image = inverse ? (in - shifted) * e : in * e + shifted;
+              const double of_l = inverse ? -(up * out + dlogdet[r]) : up * in * e + dlogdet[r];
+              near(get(y[i]), image, relative * 8 * (1 + e), "couple", i);  // |x| + |t| <= 8
+              near(get(dx[i]), up * e, relative * 4 * e, "couple_backward, dx", i);
+              near(get(ds[i]), of_l * (1 - tanh * tanh), relative * (4 + 32 * e), "couple_backward, ds", i);
+              if (inverse) near(get(dt[i]), -get(dx[i]), 0, "couple_backward, dt", i);
+              sum += l;
+            }
+            near(logdet[r], sum, 1e-6 * double(1 + n), "couple, logdet", r);
+          }
+        }
+}
+
+void coupling(const Kernels& k) {
+  coupling_of_type(k.couple, k.couple_backward, 4e-7);
+  coupling_of_type(k.couple_bf16, k.couple_backward_bf16, 1.0 / 256);
+}
+
 }  // namespace
 
 int main() {
@@ -111,6 +155,7 @@ int main() {
     noise(*k);
     gelu(*k);
     vq_nearest(*k);
+    coupling(*k);
     std::printf("%s\n", k->isa);
   }
 }
