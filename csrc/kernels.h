@@ -10,6 +10,7 @@
 namespace gensys {
 
 constexpr int kMaxTerms = 8;  // tensors in one pass of `combine`; the noise may come on top
+constexpr int kAdalnRows = 4;  // rows that `adaln` computes together
 
 // A bfloat16 number: the upper half of a float.
 struct bfloat {
@@ -67,6 +68,35 @@ struct CouplingBackward {
   bool inverse, streamed;
 };
 
+// What `adaln` does to x, y, h, out: (rows, width), row-major, rows / tokens samples. Null is what is not asked for.
+//   h = x + gate y        (without y: h = x)
+//   out = (h - mean h) rstd (1 + scale) + shift,  rstd = 1 / sqrt(mean (h - mean h)^2 + eps)
+struct Adaln {
+  const void *x, *y;                  // x, h: of the residual type; y, out: of the compute type
+  const float *gate, *shift, *scale;  // (samples, width)
+  void *h, *out;                      // h may be x
+  float* stats;                       // (rows, 2): mean, rstd
+  int64_t tokens, width;
+  float eps;
+  bool stream;  // h and out are larger than the caches: write past them
+};
+
+// What `adaln_backward` does with the gradients of h and out (null: zero).
+//   dx = dh + rstd (g - mean g - n mean(g n)),  n = (h - mean) rstd,  g = dout (1 + scale);      dy = gate dx
+// and the sums over some tokens of one sample, of `width` numbers each:
+//   dshift = sum dout,  dscale = sum dout n,  dgate = sum dx y
+struct AdalnBackward {
+  const void *dh, *dout, *h, *y;  // dh, h, dx: of the residual type; dout, y, dy: of the compute type
+  const float *gate, *scale, *stats;
+  void *dx, *dy;
+  int64_t tokens, width;
+  bool stream;
+};
+
+struct AdalnSums {
+  float *dshift, *dscale, *dgate;
+};
+
 struct Kernels {
   const char* isa;
 
@@ -103,6 +133,12 @@ struct Kernels {
   void (*couple_bf16)(const Coupling<bfloat>& c, int64_t begin, int64_t end);
   void (*couple_backward)(const CouplingBackward<float>& c, int64_t begin, int64_t end);
   void (*couple_backward_bf16)(const CouplingBackward<bfloat>& c, int64_t begin, int64_t end);
+
+  // Rows begin <= r < end; for the backward they are of one sample, and `sums` is what they add up to. `room` is for
+  // kAdalnRows rows. By the (residual, compute) types: (float, float), (float, bfloat),
+  // (bfloat, bfloat), the number of bfloats.
+  void (*adaln[3])(const Adaln& a, int64_t begin, int64_t end, float* room);
+  void (*adaln_backward[3])(const AdalnBackward& a, int64_t begin, int64_t end, const AdalnSums& sums);
 };
 
 // The tables of csrc/cpu/<isa>.cpp; the namespaces hold nothing else that is seen from outside.

@@ -155,11 +155,17 @@ FN F max(F a, F b) {
 
 // The sum of the lanes, always in the same order: halves onto each other.
 FN float sum(F x) {
-  float lanes[W];
-  store(lanes, x);
-  for (int n = W / 2; n; n /= 2)
-    for (int i = 0; i < n; ++i) lanes[i] += lanes[i + n];
-  return lanes[0];
+#if GENSYS_BYTES == 64
+  x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3);
+  const F y = x + __builtin_shufflevector(x, x, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1);
+#elif GENSYS_BYTES == 32
+  x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
+  const F y = x + __builtin_shufflevector(x, x, 2, 3, 0, 1, 2, 3, 0, 1);
+#else
+  const F y = x + __builtin_shufflevector(x, x, 2, 3, 0, 1);
+#endif
+  return y[0] + y[1];
 }
 
 FN float largest(F x) {

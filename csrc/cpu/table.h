@@ -7,6 +7,7 @@ namespace {
 //
 #include "peak.h"
 //
+#include "adaln.h"
 #include "combine.h"
 #include "coupling.h"
 #include "gelu.h"
@@ -36,6 +37,8 @@ const Kernels table = {
     .couple_bf16 = couple<bfloat>,
     .couple_backward = couple_backward<float>,
     .couple_backward_bf16 = couple_backward<bfloat>,
+    .adaln = {adaln<float, float>, adaln<float, bfloat>, adaln<bfloat, bfloat>},
+    .adaln_backward = {adaln_backward<float, float>, adaln_backward<float, bfloat>, adaln_backward<bfloat, bfloat>},
 };
 
 }  // namespace gensys::GENSYS_ISA

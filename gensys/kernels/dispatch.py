@@ -34,6 +34,7 @@ _32 = (torch.float32,)
 OPS = {
     "combine": _FLOATS,
     "philox_normal": (torch.float32,),
+    "adaln": _FLOATS,
     "linear": _FLOATS,
     "linear_gelu": _FLOATS,
     "vq_nearest": _FLOATS,
@@ -71,6 +72,10 @@ KERNELS = (
     Kernel("philox_normal", "cuda", "cuda", _32),
     Kernel("philox_normal", "triton", "cuda", _32),
     Kernel("philox_normal", "triton", "cpu", _32),
+    Kernel("adaln", "native", "cpu", _FAST),
+    Kernel("adaln", "cuda", "cuda", _FAST),
+    Kernel("adaln", "triton", "cuda", _TRITON),
+    Kernel("adaln", "triton", "cpu", _TRITON),
     Kernel("linear", "native", "cpu", _FAST),
     Kernel("linear_gelu", "native", "cpu", _FAST),
     Kernel("vq_nearest", "native", "cpu", _FAST),

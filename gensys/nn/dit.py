@@ -7,38 +7,47 @@ B batch, T tokens, D width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gensys.core import Cond
+from gensys.kernels.adaln import adaln_gate_modulate, adaln_modulate
 from gensys.nn.attention import attention
 from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions
+from gensys.nn.linear import Linear, LinearGelu
 
 __all__ = ["DiT"]
 
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm without affine parameters, then x (1 + scale) + shift. x: (B, T, D); shift, scale: (B, 1, D)."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1.0 + scale) + shift  # eps: the paper's
+EPS = 1e-6  # of the layer norms: the paper's
 
 
 class Block(nn.Module):
-    """Self-attention, then a two-layer perceptron, each normalised, modulated and gated by the condition."""
+    """Self-attention, then a two-layer perceptron, each normalised, modulated and gated by the condition.
+
+    What comes in is normalised and modulated already, and so is what goes out, for the block that follows: between two
+    halves the gate, the sum, the norm and the modulation are then one pass over memory (gensys/kernels/adaln.py).
+    """
 
     def __init__(self, dim: int, heads: int, expansion: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.up = nn.Linear(dim, expansion * dim)
-        self.down = nn.Linear(expansion * dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
+        self.up = LinearGelu(dim, expansion * dim)
+        self.down = Linear(expansion * dim, dim)
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """x: (B, T, D); modulation: (6, B, 1, D) = shift, scale and gate of the two halves."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
-        x = x + gate_a * self.attend(modulate(x, shift_a, scale_a))
-        hidden = F.gelu(self.up(modulate(x, shift_m, scale_m)), approximate="tanh")
-        return x + gate_m * self.down(hidden)
+    def forward(
+        self, x: Tensor, m: Tensor, own: Sequence[Tensor], following: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """x: (B, T, D), the residual stream. m: (B, T, D), modulated x.
+
+        own: gate of the first half; shift, scale and gate of the second, each (B, D). following: shift and scale for m.
+        """
+        gate_a, shift_m, scale_m, gate_m = own
+        x, m = adaln_gate_modulate(x, self.attend(m), gate_a, shift_m, scale_m, eps=EPS, dtype=m.dtype)
+        return adaln_gate_modulate(x, self.down(self.up(m)), gate_m, *following, eps=EPS, dtype=m.dtype)
 
     def attend(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
@@ -70,15 +79,15 @@ class DiT(nn.Module):
         if width % heads:
             raise ValueError(f"'width' must be a multiple of 'heads' ({heads}), got {width}")
         self.shape, self.patch, self.depth = shape, patch, depth
-        self.embed = nn.Linear(channels * patch**2, width)
+        self.embed = Linear(channels * patch**2, width)
         self.register_buffer("positions", grid_positions(rows // patch, columns // patch, width), persistent=False)
         self.positions: Tensor
         self.time = TimeEmbedding(width)
         self.label = LabelEmbedding(classes, width)
         # one matrix product gives the modulation of all blocks and of the last layer
-        self.modulation = nn.Linear(width, (6 * depth + 2) * width)
+        self.modulation = Linear(width, (6 * depth + 2) * width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.out = nn.Linear(width, channels * patch**2)
+        self.out = Linear(width, channels * patch**2)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -87,12 +96,15 @@ class DiT(nn.Module):
             nn.init.zeros_(zero.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        x = self.embed(self.tokens(x_t)) + self.positions
+        tokens = self.embed(self.tokens(x_t))
+        x = tokens + self.positions  # float32 also under autocast: the residual stream keeps its precision
         c = F.silu(self.time(t) + self.label(cond, x.shape[0]))
-        m = self.modulation(c).view(x.shape[0], 6 * self.depth + 2, 1, -1).transpose(0, 1)  # (6 depth + 2, B, 1, D)
+        # (6 depth + 2, B, D): shift, scale and gate of the two halves of each block; shift and scale of the last layer
+        m = self.modulation(c).float().view(x.shape[0], 6 * self.depth + 2, -1).transpose(0, 1).contiguous().unbind()
+        y = adaln_modulate(x, m[0], m[1], eps=EPS, dtype=tokens.dtype)
         for k, block in enumerate(self.blocks):
-            x = block(x, m[6 * k : 6 * k + 6])
-        return self.image(self.out(modulate(x, m[-2], m[-1]))).to(x_t.dtype)
+            x, y = block(x, y, m[6 * k + 2 : 6 * k + 6], m[6 * k + 6 : 6 * k + 8])
+        return self.image(self.out(y)).to(x_t.dtype)
 
     def tokens(self, x: Tensor) -> Tensor:
         """(B, C, rows, columns) -> (B, T, C patch^2)."""

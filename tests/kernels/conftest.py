@@ -56,7 +56,8 @@ def run(op, arguments, seed):
     results = tensors_of(op(**{**arguments, **leaves}))
     generator = torch.Generator().manual_seed(seed)
     differentiable = [y for y in results if y.requires_grad]
-    upstream = [torch.randn(y.shape, generator=generator).to(y.device, y.dtype) for y in differentiable]
+    # rounded to bfloat16: the same in any dtype
+    upstream = [torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype) for y in differentiable]
     if differentiable:
         torch.autograd.backward(differentiable, upstream)
     return [y.detach() for y in results], {name: x.grad for name, x in leaves.items() if x.grad is not None}
