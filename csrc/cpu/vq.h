@@ -1,9 +1,9 @@
 // The nearest code of every row: a matrix product whose entries are compared in registers and never stored.
 //
-// A lane is a row of x. A tile is kVqRows vectors of rows times kVqCodes codes: the rows are transposed first, once for all
-// codes, and a code is read where it lies, one number at a time, spread over the lanes. So the codebook needs no packed
-// copy (nothing to keep, nothing that can go stale), the best code so far is one comparison per sum in its own lane, and
-// rows never meet: neither the split into tiles nor the number of threads can change a result.
+// A lane is a row of x. A tile is kVqRows vectors of rows times kVqCodes codes: the rows are transposed first, once for
+// all codes, and a code is read where it lies, one number at a time, spread over the lanes. So the codebook needs no
+// packed copy (nothing to keep, nothing that can go stale), the best code so far is one comparison per sum in its own
+// lane, and rows never meet: neither the split into tiles nor the number of threads can change a result.
 
 constexpr int kVqRows = 3;  // vectors; 3 x 4 sums, 3 vectors of rows and a code are the 16 registers of AVX2
 #if defined(__x86_64__) && GENSYS_BYTES == 16
@@ -28,8 +28,8 @@ void vq_offsets(float* offsets, const float* codes, int64_t count, int64_t dim) 
 }
 
 // Compares `codes` codes from number `first` on with the best so far of R vectors of rows; x: (dim, R, W). The largest
-// x . e - |e|^2 / 2 belongs to the nearest code. Every sum starts from the offset and goes in the order of the dimensions,
-// so equal codes have equal scores; `>` then keeps the first of them, and passes over NaN.
+// x . e - |e|^2 / 2 belongs to the nearest code. Every sum starts from the offset and goes in the order of the
+// dimensions, so equal codes have equal scores; `>` then keeps the first of them, and passes over NaN.
 template <int R, int codes>
 FN void vq_tile(const float* x, const Codebook& book, int64_t first, F* best, I* index) {
   const int64_t dim = book.dim;
@@ -97,8 +97,8 @@ FN void transpose(F* rows) {
   if constexpr (step > 1) transpose<step / 2>(rows);
 }
 
-// W rows of x, from row `first` on (the last row again where there are none left), as (dim, lanes): `out` is a column of
-// it. Writes up to W - 1 dimensions more than there are.
+// W rows of x, from row `first` on (the last row again where there are none left), as (dim, lanes): `out` is a column
+// of it. Writes up to W - 1 dimensions more than there are.
 template <typename T>
 void vq_pack(float* out, int lanes, const T* x, int first, int rows, int64_t dim) {
   const T* from[W];

@@ -50,7 +50,8 @@ def run(
         raise ConfigError(f"no row of {suite} matches {pattern!r}: its rows are {names}")
     found = machine()
     if found["load"] is not None and found["load"] > BUSY and not scope.quick:
-        screen.line(f"this machine is busy (load {found['load']:.2f}): the ratios will hold, the times will not")
+        holds = "ratios will hold, times less" if protocol.threads == 1 else "no time on the wall will hold"
+        screen.line(f"this machine is busy (load {found['load']:.2f}): {holds}")
     before = torch.get_num_threads()
     torch.set_num_threads(protocol.threads)
     lines: list[dict[str, Any]] = []

@@ -143,8 +143,8 @@ def _check(x: Tensor, s: Tensor, t: Tensor, bound: float, out: Tensor | None) ->
     for name, other in (("s", s), ("t", t), ("out", out)):
         if other is not None and (other.shape != x.shape or other.dtype != x.dtype or other.device != x.device):
             raise ValueError(f"{name!r} must be like 'x', {_describe(x)}, got {_describe(other)}")
-    if not 1e-6 <= bound <= 1e6:  # where 1 / bound and the products with it are ordinary numbers
-        raise ValueError(f"'bound' must lie in [1e-6, 1e6], got {bound}")
+    if not 1e-30 <= bound <= 1e30:  # in float32 too, 1 / bound is then an ordinary number
+        raise ValueError(f"'bound' must lie in [1e-30, 1e30], got {bound}")
     if out is None:
         return
     if torch.is_grad_enabled() and any(a.requires_grad for a in (x, s, t, out)):

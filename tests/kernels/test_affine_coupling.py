@@ -96,7 +96,7 @@ def test_tanh_over_all_float32_numbers():
 @pytest.mark.usefixtures("isa")
 def test_exp_over_all_float32_numbers():
     s = torch.cat([every(4999), torch.linspace(-300, 300, 500_001)])
-    for bound in (100.0, 1e6):
+    for bound in (100.0, 1e30):
         y, log_scale = affine_coupling(torch.ones_like(s), s, torch.zeros_like(s), bound=bound)
         assert torch.equal(y.isnan(), s.isnan())
         log_scale, y = log_scale[~s.isnan()].double().numpy(), y[~s.isnan()]
@@ -297,7 +297,7 @@ def bad(message, **changes):
         bad(r"'s' must be like 'x', .*got .*bfloat16", s=X.bfloat16()),
         bad(r"'t' must be like 'x', .*on meta", t=X.to("meta")),
         bad(r"'out' must be like 'x', .*got \(4, 3\)", out=torch.zeros(4, 3)),
-        bad(r"'bound' must lie in \[1e-6, 1e6\], got 0.0", bound=0.0),
+        bad(r"'bound' must lie in \[1e-30, 1e30\], got 0.0", bound=0.0),
         bad(r"'bound' must lie in .* got -2.0", bound=-2.0),
         bad(r"'bound' must lie in .* got nan", bound=float("nan")),
         bad("'out' cannot be given where a gradient is wanted", out=X.clone(), s=X.clone().requires_grad_()),
