@@ -14,6 +14,7 @@ from torch import Tensor
 from gensys.core import Batch, Cond, Generative, Loss
 from gensys.denoiser import Denoiser
 from gensys.guidance import Guidance, without
+from gensys.kernels.linear import frozen
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import Weight, denoise, even
 from gensys.solvers.heun import heun
@@ -99,7 +100,8 @@ class Diffusion(Generative):
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
         """Execute the solver's table. Row i depends on the condition and the noise of row i alone."""
-        return run(self.program, self.network(cond), self.initial(noise), noise)
+        with frozen():  # weights are cast for autocast once, not at every call
+            return run(self.program, self.network(cond), self.initial(noise), noise)
 
     @torch.no_grad()
     def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[float, Tensor, Prediction]]:

@@ -21,6 +21,7 @@ from gensys.nn.linear import Linear, LinearGelu
 __all__ = ["DiT"]
 
 EPS = 1e-6  # of the layer norms: the paper's
+Vectors = Sequence[Tensor]
 
 
 class Block(nn.Module):
@@ -38,12 +39,11 @@ class Block(nn.Module):
         self.up = LinearGelu(dim, expansion * dim)
         self.down = Linear(expansion * dim, dim)
 
-    def forward(
-        self, x: Tensor, m: Tensor, own: Sequence[Tensor], following: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """x: (B, T, D), the residual stream. m: (B, T, D), modulated x.
+    def forward(self, x: Tensor, m: Tensor, own: Vectors, following: Vectors) -> tuple[Tensor, Tensor]:
+        """x: (B, T, D), the residual stream. m: (B, T, D), its modulated norm.
 
-        own: gate of the first half; shift, scale and gate of the second, each (B, D). following: shift and scale for m.
+        own: gate of the first half; shift, scale and gate of the second. following: shift and scale for the m that goes
+        out. Each is (B, D).
         """
         gate_a, shift_m, scale_m, gate_m = own
         x, m = adaln_gate_modulate(x, self.attend(m), gate_a, shift_m, scale_m, eps=EPS, dtype=m.dtype)
