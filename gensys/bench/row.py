@@ -29,11 +29,14 @@ class Scope:
     def compiled(
         self, function: Callable[..., Any], options: dict[str, Any] | None = None
     ) -> Callable[..., Any] | None:
-        """torch.compile of a function, for one shape of its arguments; None where nothing is compiled."""
+        """torch.compile of a function, for one shape of its arguments; None where nothing is compiled.
+
+        As one graph, or it fails: what the compiler did not see would be run eagerly, and be called compiled here.
+        """
         if self.quick:
             return None
         torch._dynamo.reset()  # each row has a compiler of its own: no shapes that were made general by an earlier row
-        return torch.compile(function, dynamic=False, options=options)
+        return torch.compile(function, dynamic=False, fullgraph=True, options=options)
 
 
 @dataclass(frozen=True)

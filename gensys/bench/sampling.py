@@ -64,7 +64,7 @@ def builders(quick: bool, dtype: str) -> dict[str, Callable[[], Call]]:
         torch._dynamo.reset()
         model = of_gensys(size).eval()
         denoiser = model.denoiser
-        net: Any = torch.compile(denoiser.net, dynamic=False)
+        net: Any = torch.compile(denoiser.net, dynamic=False, fullgraph=True)  # or it fails: see Scope.compiled
         fast = Diffusion(Denoiser(net, denoiser.path, denoiser.target), size.shape, sampler=model.sampler)
         return plain(call(lambda: fast.sample({"label": label}, noise)))
 

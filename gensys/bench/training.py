@@ -71,7 +71,7 @@ def builders(quick: bool, dtype: str) -> dict[str, Callable[[], Call]]:
     def compiled() -> Call:
         torch._dynamo.reset()
         net = network(of_gensys(size))
-        fast = torch.compile(net, dynamic=False)
+        fast = torch.compile(net, dynamic=False, fullgraph=True)  # or it fails: see Scope.compiled
         return plain(call(net, net.embed.weight, lambda: fast(x, t, {"label": label})))
 
     def diffusers() -> Call:

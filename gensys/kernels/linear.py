@@ -98,6 +98,8 @@ def frozen() -> Iterator[None]:
 
 
 def _to(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    if torch.compiler.is_compiling():  # a compiler cannot see a context variable, and would cut its graph here
+        return weight.to(dtype)
     casts = _casts.get()
     if casts is None or weight.dtype == dtype or torch.is_grad_enabled():
         return weight.to(dtype)

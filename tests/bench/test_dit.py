@@ -5,6 +5,7 @@ import torch
 
 from gensys.bench.dit import Size, network, of_diffusers, of_gensys
 from gensys.bench.row import deviation
+from gensys.kernels.dispatch import force
 
 SIZE = Size.of(quick=True)
 
@@ -47,3 +48,18 @@ def test_every_weight_of_ours_is_in_theirs(both):
 
 def test_our_model_is_random_everywhere():
     assert all(parameter.any() for parameter in of_gensys(SIZE).parameters())
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_compiler_sees_our_model_as_one_graph(grad):
+    """A piece that it did not see would be run eagerly, in the row that is called torch.compile."""
+    net = network(of_gensys(SIZE))
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    x, t = torch.randn(2, *SIZE.shape), torch.rand(2)
+    with force("reference"), torch.set_grad_enabled(grad):
+        for dtype in (torch.float32, torch.bfloat16):
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                cond = {"label": torch.tensor([1, -1])}
+                assert deviation(net(x, t, cond))(compiled(x, t, cond)) < 1e-2
