@@ -22,6 +22,24 @@ struct Clip {
   float low, high;
 };
 
+// The rows of a matrix, each without gaps: `stride` numbers from the start of one to the start of the next.
+struct Rows {
+  void* data;
+  int64_t stride;
+};
+
+// One head of attention: out = softmax(scale query key^T) value. All matrices are of one type and have `depth` columns.
+struct Attention {
+  Rows query, key, value, out;
+  float* stats;  // (2, queries), or null: what the backward pass asks of the forward pass
+  int64_t queries, keys, depth;  // all at least 1
+  float scale;
+};
+
+struct AttentionBackward : Attention {
+  Rows dout, dquery, dkey, dvalue;
+};
+
 struct Kernels {
   const char* isa;
 
@@ -38,6 +56,10 @@ struct Kernels {
   void (*gelu_bf16)(bfloat* out, const bfloat* x, int64_t n);
   void (*gelu_backward)(float* dx, const float* dy, const float* x, int64_t n);
   void (*gelu_backward_bf16)(bfloat* dx, const bfloat* dy, const bfloat* x, int64_t n);
+
+  // By the type: [is it bfloat16]. `work`: memory for as many floats as is returned for null, which computes nothing.
+  int64_t (*attention[2])(const Attention& head, float* work);
+  int64_t (*attention_backward[2])(const AttentionBackward& head, float* work);
 };
 
 // The tables of csrc/cpu/<isa>.cpp; the namespaces hold nothing else that is seen from outside.

@@ -11,6 +11,7 @@
 
 #define GENSYS_ISA avx512_bf16
 #define GENSYS_BYTES 64  // in a vector
+#define GENSYS_BF16 1    // not __AVX512BF16__: GCC 12 reads a C++ file whole before it obeys the pragma
 #include "table.h"
 
 #ifdef __clang__

@@ -72,7 +72,7 @@ FN F widen(H h) {
 
 // Round to nearest, ties to even; NaN stays NaN. (The AVX512_BF16 instruction takes subnormal numbers for zero.)
 FN H narrow(F x) {
-#ifdef __AVX512BF16__
+#ifdef GENSYS_BF16
   return H(_mm512_cvtneps_pbh(x));
 #else
   const I bits = I(x);

@@ -5,6 +5,9 @@ namespace {
 
 #include "simd.h"
 //
+#include "panels.h"
+//
+#include "attention.h"
 #include "combine.h"
 #include "gelu.h"
 #include "noise.h"
@@ -23,6 +26,8 @@ const Kernels table = {
     .gelu_bf16 = gelu<bfloat>,
     .gelu_backward = gelu_backward<float>,
     .gelu_backward_bf16 = gelu_backward<bfloat>,
+    .attention = {panels::attention<float>, panels::attention<bfloat>},
+    .attention_backward = {panels::attention_backward<float>, panels::attention_backward<bfloat>},
 };
 
 }  // namespace gensys::GENSYS_ISA
