@@ -24,7 +24,8 @@ FLAGS = [
     "-fno-math-errno",  # lets sqrt be one instruction
     "-fno-trapping-math",  # lets a choice be a blend
     "-fopenmp-simd",  # the `omp simd` hints; threads come from torch
-    "-Wno-maybe-uninitialized",  # GCC 12 warns of its own AVX-512 intrinsics
+    "-Wno-uninitialized",  # GCC 12 warns of its own AVX-512 intrinsics
+    "-Wno-maybe-uninitialized",
     "-fvisibility=hidden",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",  # the stable ABI of torch 2.10 and later
 ]

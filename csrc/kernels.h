@@ -97,6 +97,24 @@ struct AdalnSums {
   float *dshift, *dscale, *dgate;
 };
 
+// The rows of a matrix, each without gaps: `stride` numbers from the start of one to the start of the next.
+struct Matrix {
+  void* data;
+  int64_t stride;
+};
+
+// One head of attention: out = softmax(scale query key^T) value. All matrices are of one type and have `depth` columns.
+struct Attention {
+  Matrix query, key, value, out;
+  float* stats;  // (2, queries), or null: what the backward pass asks of the forward pass
+  int64_t queries, keys, depth;  // all at least 1
+  float scale;
+};
+
+struct AttentionBackward : Attention {
+  Matrix dout, dquery, dkey, dvalue;
+};
+
 struct Kernels {
   const char* isa;
 
@@ -139,6 +157,10 @@ struct Kernels {
   // (bfloat, bfloat), the number of bfloats.
   void (*adaln[3])(const Adaln& a, int64_t begin, int64_t end, float* room);
   void (*adaln_backward[3])(const AdalnBackward& a, int64_t begin, int64_t end, const AdalnSums& sums);
+
+  // By the type: [is it bfloat16]. `work`: memory for as many floats as is returned for null, which computes nothing.
+  int64_t (*attention[2])(const Attention& head, float* work);
+  int64_t (*attention_backward[2])(const AttentionBackward& head, float* work);
 };
 
 // The tables of csrc/cpu/<isa>.cpp; the namespaces hold nothing else that is seen from outside.

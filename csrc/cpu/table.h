@@ -5,13 +5,15 @@ namespace {
 
 #include "simd.h"
 //
-#include "peak.h"
+#include "panels.h"
 //
 #include "adaln.h"
+#include "attention.h"
 #include "combine.h"
 #include "coupling.h"
 #include "gelu.h"
 #include "noise.h"
+#include "peak.h"
 #include "vq.h"
 
 }  // namespace
@@ -39,6 +41,8 @@ const Kernels table = {
     .couple_backward_bf16 = couple_backward<bfloat>,
     .adaln = {adaln<float, float>, adaln<float, bfloat>, adaln<bfloat, bfloat>},
     .adaln_backward = {adaln_backward<float, float>, adaln_backward<float, bfloat>, adaln_backward<bfloat, bfloat>},
+    .attention = {panels::attention<float>, panels::attention<bfloat>},
+    .attention_backward = {panels::attention_backward<float>, panels::attention_backward<bfloat>},
 };
 
 }  // namespace gensys::GENSYS_ISA

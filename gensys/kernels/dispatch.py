@@ -5,6 +5,7 @@ else there is, in the order of preference; `choose` takes the first that can run
 
     native   C++ with SIMD (csrc/cpu), on a CPU            cuda     CUDA C++ (csrc/cuda), on an NVIDIA GPU
     triton   Triton, on a GPU; on a CPU only under Triton's interpreter and only when forced (it is for tests)
+    torch    torch's own fused operator, where the definition is not what torch does best
 
 GENSYS_KERNELS=NAME in the environment forces an implementation for the whole process, `force` within a block.
 """
@@ -39,13 +40,14 @@ OPS = {
     "linear_gelu": _FLOATS,
     "vq_nearest": _FLOATS,
     "affine_coupling": _FLOATS,
+    "attention": _FLOATS,
 }
 """The dtypes that each op is defined for."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled implementation of an op, and where it runs."""
+    """An implementation of an op, and where it runs."""
 
     op: str
     implementation: str
@@ -84,6 +86,9 @@ KERNELS = (
     Kernel("affine_coupling", "native", "cpu", _FAST),
     Kernel("affine_coupling", "triton", "cuda", _TRITON),
     Kernel("affine_coupling", "triton", "cpu", _TRITON),
+    Kernel("attention", "native", "cpu", _FAST),
+    Kernel("attention", "torch", "cpu", _FLOATS),
+    Kernel("attention", "torch", "cuda", _FLOATS),
 )
 
 
@@ -91,6 +96,8 @@ def _missing(op: str, implementation: str, device: str) -> str:
     """Why an implementation is not installed or cannot run on this device type; empty if it can."""
     if op in ("linear", "linear_gelu") and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return "this torch was built without oneDNN"
+    if implementation == "torch":
+        return ""
     if implementation == "triton":
         if importlib.util.find_spec("triton") is None:
             return "the package triton is not installed (pip install gensys[triton])"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from gensys.core import Cond
 from gensys.kernels.adaln import adaln_gate_modulate, adaln_modulate
-from gensys.nn.attention import attention
+from gensys.kernels.attention import attention_qkv
 from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions
 from gensys.nn.linear import Linear, LinearGelu
 
@@ -51,8 +51,7 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H)
-        return self.out(attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        return self.out(attention_qkv(self.qkv(x).view(b, n, 3, self.heads, d // self.heads)).flatten(2))
 
 
 class DiT(nn.Module):
