@@ -58,11 +58,8 @@ def _inputs(job: _Job) -> list[Tensor]:
 def _contest(scope: Scope, job: _Job) -> Candidates:
     from gensys.kernels import adaln
 
-    function, reference = (
-        (adaln.adaln_gate_modulate, adaln.reference_gate_modulate)
-        if job.gated
-        else (adaln.adaln_modulate, adaln.reference_modulate)
-    )
+    function: Callable[..., Any] = adaln.adaln_gate_modulate if job.gated else adaln.adaln_modulate
+    reference: Callable[..., Any] = adaln.reference_gate_modulate if job.gated else adaln.reference_modulate
     inputs = _inputs(job)
     x, out = inputs[0], torch.empty(job.shape, dtype=job.compute)
     into = (torch.empty_like(x), out) if job.gated else out
