@@ -9,9 +9,9 @@ sample's and come from its condition. Peebles and Xie, 2022, "Scalable diffusion
 arXiv:2212.09748, section 3.2, adaLN-Zero.
 
 x and h are the residual stream, y and modulate(x) the network's. The stream may be wider: float32 along a network in
-bfloat16. All arithmetic is in float32 (float64 if x is) and every result is rounded once. A kernel's gradients of shift,
-scale and gate are summed over the tokens in an order that only the shape decides: the same bits with any number of
-threads.
+bfloat16. All arithmetic is in float32 (float64 if x is) and every result is rounded once. A kernel's gradients of
+shift, scale and gate are summed over the tokens in an order that only the shape decides: the same bits with any
+number of threads.
 
 B batch, T tokens, D width.
 """
