@@ -14,12 +14,12 @@ the backward pass but s and one of x and y; it computes the scale again, which c
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gensys import native
 from gensys.kernels import double
 from gensys.kernels.dispatch import OPS, choose
 
@@ -63,41 +63,28 @@ def _log_scale(s: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     return bound * tanh, 1 - tanh.square()
 
 
+def _functions(implementation: str) -> ModuleType:
+    """The module of the implementation, with plain functions: forward, backward."""
+    if implementation == "triton":  # slow to import, and not always there
+        from gensys.kernels.triton import affine_coupling
+    else:
+        from gensys.kernels.native import affine_coupling
+    return affine_coupling
+
+
+def _laid_out(implementation: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """As the implementation takes them: contiguous; native rows may lie apart, so that halves need no copy."""
+    apart = implementation == "native"
+    return tuple(x if apart and x[:1].is_contiguous() else x.contiguous() for x in tensors)
+
+
 def _forward(implementation: str, x: Tensor, s: Tensor, t: Tensor, bound: float, inverse: bool, y: Tensor) -> Tensor:
     """Write the image of x into y, return logdet."""
-    if implementation == "triton":
-        from gensys.kernels.triton.affine_coupling import forward  # it imports triton: slow, and not always installed
-
-        image = y if y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format)
-        logdet = forward(x.contiguous(), s.contiguous(), t.contiguous(), bound, inverse, image)
-        if image is not y:
-            y.copy_(image)
-        return logdet
-    logdet = torch.empty(x.shape[:1], dtype=torch.float32, device=x.device)
-    torch.ops.gensys.affine_coupling(y, logdet, _in_rows(x), _in_rows(s), _in_rows(t), bound, inverse)
+    (image,) = _laid_out(implementation, y)
+    logdet = _functions(implementation).forward(*_laid_out(implementation, x, s, t), bound, inverse, image)
+    if image is not y:
+        y.copy_(image)
     return logdet
-
-
-def _backward(
-    implementation: str, dy: Tensor, dlogdet: Tensor, kept: Tensor, s: Tensor, bound: float, inverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx, ds, dt). kept: what went into the map, or what came out of the inverse."""
-    if implementation == "triton":
-        from gensys.kernels.triton.affine_coupling import backward
-
-        kept = kept.contiguous()  # as x and as y: it reads only one of them
-        return backward(dy.contiguous(), dlogdet.contiguous(), kept, kept, s.contiguous(), bound, inverse)
-    dx = torch.empty(s.shape, dtype=s.dtype, device=s.device)
-    ds = torch.empty_like(dx)
-    dt = torch.empty_like(dx) if inverse else None
-    dy, kept, s = _in_rows(dy), _in_rows(kept), _in_rows(s)
-    torch.ops.gensys.affine_coupling_backward(dx, ds, dt, dy, dlogdet.contiguous(), kept, s, bound, inverse)
-    return dx, ds, dy if dt is None else dt
-
-
-def _in_rows(x: Tensor) -> Tensor:
-    """x, copied only if the numbers of a row do not follow each other."""
-    return x if x.is_contiguous() or x[:1].is_contiguous() else x.contiguous()
 
 
 class _AffineCoupling(torch.autograd.Function):
@@ -119,15 +106,18 @@ class _AffineCoupling(torch.autograd.Function):
         kept, s = ctx.saved_tensors
         if double.wanted():
             return *_differentiable_backward(dy, dlogdet, kept, s, ctx.bound, ctx.inverse), None, None, None
-        return *_backward(ctx.implementation, dy, dlogdet, kept, s, ctx.bound, ctx.inverse), None, None, None
+        dy, kept, s = _laid_out(ctx.implementation, dy, kept, s)
+        # a kernel reads x, or in the inverse direction y: `kept` stands for both
+        arguments = (dy, dlogdet.contiguous(), kept, kept, s, ctx.bound, ctx.inverse)
+        return *_functions(ctx.implementation).backward(*arguments), None, None, None
 
 
 def _differentiable_backward(
     dy: Tensor, dlogdet: Tensor, kept: Tensor, s: Tensor, bound: float, inverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `_backward` returns, in plain torch: for second derivatives."""
+    """What a kernel's `backward` returns, in plain torch: for second derivatives."""
     log_scale, slope = _log_scale(s, bound)
-    dlogdet = dlogdet.view(-1, *[1] * (s.ndim - 1))
+    dlogdet = dlogdet.view(s.shape[0], *[1] * (s.ndim - 1))
     if inverse:  # y = (x - t) exp(-log_scale): its derivative by log_scale is -y
         dx = dy * torch.exp(-log_scale)
         ds = -(dy * kept + dlogdet) * slope
@@ -178,14 +168,3 @@ def examples() -> Iterator[dict[str, Any]]:
             yield {"x": x[:, 3:], "s": s, "t": t, "bound": 2.0, "inverse": inverse}
             s = s[:1].expand(5, 3, 3, 7)
             yield {"x": x[:, :3].transpose(1, 2), "s": s, "t": t.transpose(1, 2), "bound": 1.5, "inverse": inverse}
-
-
-if native.extension is not None:
-
-    @torch.library.register_fake("gensys::affine_coupling")
-    def _fake(*_: object) -> None:
-        """What tracing sees: nothing is returned, `y` and `logdet` are written."""
-
-    @torch.library.register_fake("gensys::affine_coupling_backward")
-    def _fake_backward(*_: object) -> None:
-        """What tracing sees: nothing is returned, the gradients are written."""
