@@ -22,7 +22,7 @@ test: ## the test suite (PYTEST_ARGS="...")
 
 sanitize: ## the C++ tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(PYTHON) bootstrap.py test
-	.venv/bin/python -m pytest tests/kernels/test_sanitizers.py $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m sanitize tests/kernels/test_sanitizers.py $(PYTEST_ARGS)
 
 lint: ## ruff check, ruff format --check, pyright
 	@$(PYTHON) bootstrap.py test

@@ -12,7 +12,7 @@ SANITIZED = "-std=c++20 -g -fsanitize=address,undefined -fno-sanitize-recover=al
 SHIPPED = "-O2 -fno-math-errno -fno-trapping-math -fopenmp-simd"  # as setup.py has them, where they decide on vectors
 EMULATED = f"-O0 -fno-strict-aliasing -I{TESTS / 'emulation'}"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.sanitize
 
 
 @pytest.fixture(scope="module")
