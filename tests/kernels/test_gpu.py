@@ -44,11 +44,17 @@ def coupling(dtype):
             yield {name: torch.randn(shape).to(dtype) for name in ("x", "s", "t")} | {"inverse": inverse}
 
 
+def heads(dtype):
+    for shape in [(2, 3, 70, 64), (1, 2, 5, 8), (1, 1, 1, 1), (0, 2, 4, 8)]:
+        yield {name: torch.randn(shape).to(dtype) for name in ("q", "k", "v")}
+
+
 EXAMPLES = {  # function -> its op and examples of a dtype; these are compared with float64
     "adaln_modulate": ("adaln", lambda dtype: adaln(dtype, "x", "shift", "scale")),
     "adaln_gate": ("adaln", lambda dtype: adaln(dtype, "x", "y", "gate")),
     "adaln_gate_modulate": ("adaln", lambda dtype: adaln(dtype, "x", "y", "gate", "shift", "scale")),
     "affine_coupling": ("affine_coupling", coupling),
+    "attention": ("attention", heads),
 }
 EXACT = {"combine", "philox_normal", "vq_nearest"}  # tests of their own
 ON_GPU = [(kernel, dtype) for kernel in KERNELS if kernel.device == "cuda" for dtype in kernel.dtypes]
