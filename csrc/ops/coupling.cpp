@@ -8,7 +8,8 @@ namespace gensys {
 namespace {
 
 // From this size on a float32 result is written past the caches, which would not hold it until it is read: a tenth less
-// time in the forward pass, a fifth in the backward pass. (bfloat16 is bound by arithmetic: no gain.)
+// time in the forward pass, a fifth in the backward pass. Below it who reads the result next loses what was won here.
+// (bfloat16 is bound by arithmetic: no gain.)
 constexpr int64_t kStreamed = 16 << 20;  // bytes
 
 // (B, *S) as B rows of numbers that follow each other; the rows may lie apart, as halves of a larger tensor do.
