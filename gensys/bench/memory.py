@@ -11,7 +11,6 @@ from pathlib import Path
 
 __all__ = ["peak"]
 
-_CALLS = 2  # after the first one, which allocates what stays
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -36,11 +35,10 @@ def _report(module: str, quick: bool, dtype: str, candidate: str) -> None:
     builders(True, dtype)[candidate]()()  # a tiny one, which loads and sets up the libraries
     before = _resident("VmRSS")
     call = builders(quick, dtype)[candidate]()
-    call()
+    call()  # allocates what stays
     with contextlib.suppress(OSError):  # forget the highest mark; if that is forbidden, the first call counts as well
         _REFERENCES.write_text("5")
-    for _ in range(_CALLS):
-        call()
+    call()
     print(_resident("VmHWM") - before)
 
 

@@ -96,18 +96,5 @@ def _memory(line: Mapping[str, Any]) -> str:
 def _failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:
     if not failures:
         return []
-    return [
-        "these disagree, and were not timed:\n"
-        + columns(
-            [
-                [
-                    f["name"],
-                    f["shape"],
-                    f["dtype"],
-                    f["candidate"],
-                    f"off by {f['error']:.3g}, {f['tolerance']:.3g} allowed",
-                ]
-                for f in failures
-            ]
-        )
-    ]
+    rows = [[f["name"], f["shape"], f["dtype"], f["candidate"], f["why"]] for f in failures]
+    return [f"these disagree or fail, and were not timed:\n{columns(rows)}"]

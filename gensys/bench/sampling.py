@@ -27,18 +27,19 @@ def rows(scope: Scope) -> Iterator[Row]:
         yield Row("dit sampling step", str(Size.of(scope.quick)), dtype, lambda s, dtype=dtype: _step(s, dtype))
 
 
+_WEIGHED = ("gensys", "diffusers")  # the memory of a compiler is not that of what it compiled
+
+
 def _step(scope: Scope, dtype: str) -> Candidates:
     made = builders(scope.quick, dtype)
-    eager = ["gensys", "reference kernels", *(["diffusers"] if scope.peers else [])]
-    wanted = [*eager[1:], *([] if scope.quick else ["torch.compile"])]
+    wanted = ["reference kernels", *([] if scope.quick else ["torch.compile"]), *(["diffusers"] if scope.peers else [])]
     return Candidates(
         ours={"gensys": made["gensys"]()},
         peers={name: made[name]() for name in wanted},
         error=deviation(builders(scope.quick, "float32")["reference kernels"]()()),
         tolerance=1e-4 if dtype == "float32" else 3e-2,
         steps=len(TIMES) - 1,
-        # the memory of a compiler is not that of what it compiled
-        peak=None if scope.quick else lambda name: peak(__name__, False, dtype, name) if name in eager else None,
+        peak=None if scope.quick else lambda name: peak(__name__, False, dtype, name) if name in _WEIGHED else None,
     )
 
 

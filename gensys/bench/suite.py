@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -39,7 +40,7 @@ def run(
     """The document of a suite: {"suite", "machine", "protocol", "limits", "rows", "failures"}.
 
     pattern: which rows, as the shell matches file names, against "name shape dtype" or a part of it. A candidate that
-    returns something else than the others is a failure, and its row is not timed.
+    returns something else than the others, or raises, is a failure, and its row is not timed.
     Raises ConfigError if no row matches or a peer that was asked for is not installed.
     """
     if scope.peers:
@@ -125,12 +126,19 @@ def _checked(candidates: Candidates) -> tuple[dict[str, float], list[dict[str, A
     loose = candidates.tolerance if candidates.peer_tolerance is None else candidates.peer_tolerance
     for kind, calls, tolerance in (("ours", candidates.ours, candidates.tolerance), ("peer", candidates.peers, loose)):
         for name, call in calls.items():
-            result = call()
-            if result is None and kind == "peer":
-                continue
-            errors[f"{kind} {name}"] = error = candidates.error(result)
+            error, why = math.inf, ""
+            # a candidate that fails, such as one that does not compile, must not cost the rows that are measured
+            try:
+                result = call()
+                if result is None and kind == "peer":
+                    continue
+                error = candidates.error(result)
+            except Exception as failure:
+                why = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}" if str(failure) else "failed"
+            errors[f"{kind} {name}"] = error
             if not error <= tolerance:
-                wrong.append({"candidate": f"{kind} {name}", "error": error, "tolerance": tolerance})
+                told = {"candidate": f"{kind} {name}", "error": error, "tolerance": tolerance}
+                wrong.append(told | {"why": why or f"off by {error:.3g}, {tolerance:.3g} allowed"})
     return errors, wrong
 
 

@@ -67,5 +67,5 @@ def test_a_disagreement_is_a_failure(monkeypatch):
 
     monkeypatch.setattr(steps, "_moments", lambda z: 2.0)
     result = bench(*QUICK, code=1)
-    assert "these disagree, and were not timed:" in result.stdout
+    assert "these disagree or fail, and were not timed:" in result.stdout
     assert "philox_normal  2x4x8x8  float32  ours out=              off by 2, 1 allowed" in result.stdout

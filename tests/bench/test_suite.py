@@ -114,6 +114,22 @@ def test_an_error_that_is_not_a_number_is_a_failure(monkeypatch):
     assert suite.run("kernels", Scope(), FAST, Screen(quiet=True))["failures"]
 
 
+def test_a_candidate_that_raises_is_a_failure_and_the_other_rows_are_measured(monkeypatch):
+    def fail():
+        raise RuntimeError("no compiler\nand a long story")
+
+    def rows(*_):
+        for name, peer in (("one", fail), ("two", lambda: RIGHT)):
+            candidates = Candidates({"out=": lambda: RIGHT}, {"compiled": peer}, deviation(RIGHT), 0.1)
+            yield Row(name, "3", "float32", lambda scope, candidates=candidates: candidates)
+
+    monkeypatch.setattr(suite, "rows_of", rows)
+    monkeypatch.setattr(limits, "table", lambda protocol, quick: [])
+    document = suite.run("kernels", Scope(), FAST, Screen(quiet=True))
+    assert [row["name"] for row in document["rows"]] == ["two"]
+    assert text(document).endswith("one  3  float32  peer compiled  RuntimeError: no compiler")
+
+
 def test_a_peer_may_be_held_to_another_tolerance_or_do_a_part_only(stand):
     peers = {"loose": (0.3, WRONG), "part": (0.1, None)}
     document = stand({"out=": (0.1, RIGHT)}, peers, peer_tolerance=1.0)
