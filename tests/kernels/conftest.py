@@ -1,6 +1,7 @@
 """What the tests of all kernels share: every instruction set that this machine has, and the comparison with float64."""
 
 import copy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,11 +33,11 @@ def build(tmp_path_factory):
         folder = tmp_path_factory.mktemp("build")
         objects = [folder / f"{i}.o" for i in range(len(sources))]
         running = [
-            subprocess.Popen([compiler, *options.split(), *own.split(), "-x", "c++", "-c", source, "-o", target])
+            subprocess.Popen([compiler, *shlex.split(options), *shlex.split(own), "-x", "c++", "-c", source, "-o", target])
             for (source, own), target in zip(sources.items(), objects, strict=True)
         ]
         assert [process.wait() for process in running] == [0] * len(running)
-        subprocess.run([compiler, *options.split(), *objects, "-o", folder / name], check=True)
+        subprocess.run([compiler, *shlex.split(options), *objects, "-o", folder / name], check=True)
         return folder / name
 
     return run

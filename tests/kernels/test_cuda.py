@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import shlex
 import sysconfig
 from contextlib import nullcontext
 from itertools import product
@@ -33,7 +34,7 @@ def emulated(build):
     if not Path(folders[-1], "Python.h").exists():
         pytest.skip("there is no Python.h to compile the emulation with")
     sources = {ROOT / "tests/csrc/emulated.cpp": "-O0"} | dict.fromkeys((ROOT / "csrc/cuda").glob("*.cu"), "-O1")
-    options = f"{FLAGS} {' '.join(f'-I{folder}' for folder in folders)}"
+    options = f"{FLAGS} {shlex.join(f'-I{folder}' for folder in folders)}"
     library = build(f"emulated{sysconfig.get_config_var('EXT_SUFFIX')}", sources, options)
     spec = importlib.util.spec_from_file_location("emulated", library)
     module = importlib.util.module_from_spec(spec)

@@ -1,6 +1,7 @@
 """The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 CSRC, TESTS = ROOT / "csrc", ROOT / "tests/csrc"
 SANITIZED = "-std=c++20 -g -fsanitize=address,undefined -fno-sanitize-recover=all -ffp-contract=off -w"
 SHIPPED = "-O2 -fno-math-errno -fno-trapping-math -fopenmp-simd"  # as setup.py has them, where they decide on vectors
-EMULATED = f"-O0 -fno-strict-aliasing -I{TESTS / 'emulation'}"
+EMULATED = f"-O0 -fno-strict-aliasing {shlex.quote('-I' + str(TESTS / 'emulation'))}"
 
 pytestmark = pytest.mark.sanitize
 
