@@ -33,7 +33,7 @@ def build(tmp_path_factory):
         folder = tmp_path_factory.mktemp("build")
         objects = [folder / f"{i}.o" for i in range(len(sources))]
         running = [
-            subprocess.Popen([compiler, *shlex.split(options), *shlex.split(own), "-x", "c++", "-c", source, "-o", target])
+            subprocess.Popen([compiler, *shlex.split(f"{options} {own}"), "-x", "c++", "-c", source, "-o", target])
             for (source, own), target in zip(sources.items(), objects, strict=True)
         ]
         assert [process.wait() for process in running] == [0] * len(running)
