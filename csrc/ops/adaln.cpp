@@ -16,8 +16,7 @@ constexpr int64_t kPart = 64;
 
 // Results from this size on are written past the caches. They would not stay there anyway: 4 MB are several times the
 // second-level cache. Measured with the linear layer that reads the result: 0 to 8% faster from 3 MB on, never slower.
-int64_t kStreamed = int64_t(4) << 20;
-void set_stream(int64_t n) { kStreamed = n; }
+constexpr int64_t kStreamed = int64_t(4) << 20;
 
 int64_t bytes(const Maybe& tensor) { return tensor ? tensor->numel() * int64_t(tensor->element_size()) : 0; }
 
@@ -156,10 +155,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gensys, m) {
   m.def(
       "adaln_backward(Tensor? dh, Tensor? dout, Tensor? h, Tensor? y, Tensor? gate, Tensor? scale, Tensor? stats, "
       "Tensor(a!)? dx, Tensor(b!)? dy, Tensor(c!)? dshift, Tensor(d!)? dscale, Tensor(e!)? dgate) -> ()");
-  m.def("set_stream(int n) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(gensys, CompositeExplicitAutograd, m) { m.impl("set_stream", TORCH_BOX(&gensys::set_stream)); }
 STABLE_TORCH_LIBRARY_IMPL(gensys, CPU, m) {
   m.impl("adaln", TORCH_BOX(&gensys::adaln));
   m.impl("adaln_backward", TORCH_BOX(&gensys::adaln_backward));
