@@ -1,5 +1,5 @@
-// adaln and adaln_backward: LayerNorm, modulation and gated residual. What an op lacks (y and gate, or shift, scale and out)
-// is None.
+// adaln and adaln_backward: LayerNorm, modulation and gated residual. What an op lacks (y and gate, or shift, scale
+// and out) is None.
 #include <memory>
 #include <optional>
 
@@ -47,7 +47,10 @@ struct Shape {
     return x ? (like(*x, dtype, large(), name), x->const_data_ptr()) : nullptr;
   }
   void* out(const Maybe& x, ScalarType dtype, const char* name) const {
-    return x ? (like(*x, dtype, large(), name), x->mutable_data_ptr()) : nullptr;
+    if (!x) return nullptr;
+    like(*x, dtype, large(), name);
+    prefer_huge_pages(*x);
+    return x->mutable_data_ptr();
   }
   const float* in(const Maybe& x, int64_t numel, const char* name) const {
     return x ? (like(*x, ScalarType::Float, numel, name), x->const_data_ptr<float>()) : nullptr;
@@ -81,7 +84,7 @@ void adaln(const Tensor& x, const Maybe& y, const Maybe& gate, const Maybe& shif
   if (s.large() == 0) return;
   const auto kernel = use().adaln[s.types()];
   torch::stable::parallel_for(0, rows, 1 + kGrain / s.width, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> room(new float[kAdalnRows * (s.width+16) + 16]);
+    const std::unique_ptr<float[]> room(new float[kAdalnRows * (s.width + 16) + 16]);
     kernel(a, begin, end, (float*)((uintptr_t(room.get()) + 63) / 64 * 64));
   });
 }

@@ -47,7 +47,7 @@ inline void prefer_huge_pages(const Tensor& result) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(result.mutable_data_ptr());
   const uintptr_t bytes = uintptr_t(result.numel() * result.element_size());
   const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge, last = (begin + bytes) / kHuge * kHuge;
-  if (bytes >= 16 * kHuge && result.is_contiguous())
+  if (bytes >= 4 * kHuge && result.is_contiguous())
     madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #endif
 }
