@@ -56,7 +56,8 @@ class Phase:
         self.done = done
         spent = max(now - self.begun, 1e-9)
         rate = ((done if amount is None else amount) - self.before) / spent
-        self.note = f"{rate:,.0f} {self.unit}/s" + (f"  {note}" if note else "")
+        pace = f"{rate:,.0f} {self.unit}/s" if rate >= 1 or not rate else f"{60 * rate:,.0f} {self.unit}/min"
+        self.note = pace + (f"  {note}" if note else "")
         left = _clock(spent * (self.total - done) / (done - self.first)) if self.first < done <= self.total else "-:--"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=min(done, self.total), eta=left, note=self.note)

@@ -9,6 +9,7 @@ void check_pair(const Tensor& a, const Tensor& b, const char* name) {
                   "' must be float32 or bfloat16");
   check(b, b.scalar_type(), name);
   check(a, b.scalar_type(), "out");
+  prefer_huge_pages(a);
   STD_TORCH_CHECK(a.numel() == b.numel(), "'out' must have the shape of '", name, "'");
 }
 

@@ -37,10 +37,11 @@ inline void check(const Tensor& tensor, ScalarType dtype, const char* name) {
                   "' must be a contiguous CPU tensor of ", text(dtype));
 }
 
-// Asks for pages of 2 MB for the memory of a large result that is about to be written. The C library gives blocks of
-// 32 MB and more back to the system when they are freed, so that a new one is made of fresh pages every time: of 4 KB
-// each, their page faults took 5 times as long as the kernel (48 MB, a virtual machine with an AMD Zen 5). Only a hint:
-// it does nothing to pages that are there already, and nothing where the system forbids large ones.
+// Asks for pages of 2 MB for the memory of a large result that is about to be written. The C library gives large blocks
+// back to the system when they are freed, so that a new one is made of fresh pages every time: of 4 KB each, their page
+// faults took 5 times as long as a kernel (48 MB, a virtual machine with an AMD Zen 5), and doubled the time of another
+// (12 MB, with a Zen 4). Below 8 MB too little of a block is whole large pages. Only a hint: it does nothing to pages
+// that are there already, and nothing where the system forbids large ones.
 inline void prefer_huge_pages(const Tensor& result) {
 #ifdef __linux__
   constexpr uintptr_t kHuge = 2 << 20;

@@ -52,6 +52,7 @@ MARKS = (
     Mark("affine_coupling inverse", 2.4, "out=", _COMPILED),
     Mark("affine_coupling backward", 1.7, "fresh", _COMPILED),
     Mark("combine ddim", 6.0, "out=", "diffusers DDIMScheduler.step"),
+    Mark("stepper ddim", 6.0, "stepper", "diffusers DDIMScheduler"),
     Mark("stepper dpmpp", 5.0, "stepper", "diffusers DPMSolverMultistepScheduler"),
     Mark("combine ddim noise", 2.0, "out=", "torch.randn alone"),
     Mark("vq_nearest", 1.7, peer=ITSELF),
