@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize lint bench clean clean-all
+.PHONY: help demo test sanitize cluster-test lint bench clean clean-all
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,10 @@ test: ## the test suite (PYTEST_ARGS="...")
 sanitize: ## the C++ tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(PYTHON) bootstrap.py test
 	.venv/bin/python -m pytest -m sanitize tests/kernels/test_sanitizers.py $(PYTEST_ARGS)
+
+cluster-test: ## `ray up`, `ray submit`, a cut link and `ray down`, on three hosts made of namespaces (root)
+	@$(PYTHON) bootstrap.py test
+	.venv/bin/python -m pytest -m cluster tests/cluster $(PYTEST_ARGS)
 
 lint: ## ruff check, ruff format --check, pyright
 	@$(PYTHON) bootstrap.py test

@@ -1,5 +1,5 @@
 // The element mathematics of gensys/noise.py: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011) and the normals of
-// Box and Muller (1958), one counter at a time. Host code today; GENSYS_FN makes the same lines device code under nvcc.
+// Box and Muller (1958), one counter at a time. GENSYS_FN makes the same lines device code under nvcc.
 //
 // The promise is bits, not accuracy alone: every operation below is correctly rounded by IEEE 754 (+, -, *, /, sqrt and
 // exact conversions), so SSE2, AVX2, AVX-512, NEON and plain torch agree to the last bit, provided that nobody fuses a

@@ -39,9 +39,19 @@ def page(runs: Sequence[Run]) -> str:
         f"Written on {date.today()} by `python docs/performance.py`, from {count} of `gensys bench`.",
         "",
         "A ratio says how many times as long another candidate takes for the same job: above 1, gensys is faster. All "
-        "candidates of a row were given the same numbers and checked against each other before they were timed, in "
-        "turns. `out=`: into a tensor that is there; `fresh`: the result is allocated. Several figures in a cell are "
-        "those of several runs.",
+        "candidates of a row were given the same numbers and checked against float64 before they were timed, in turns. "
+        "Several figures in a cell are those of several runs.",
+        "",
+        "- `fresh`: the result is allocated, by all candidates. `out=`: ours writes into a tensor that is there, while "
+        "the others, which have no such form, allocate: the page faults of large results are then theirs alone.",
+        "- `torch.randn alone` does a part of the job. `vector-quantize-pytorch` is its whole layer, which also "
+        "looks the codes up and writes a one-hot matrix.",
+        "- The DiT of diffusers embeds time and label anew in every block, with weights of its own: a part of what it "
+        "takes in time and memory.",
+        '- "of limit" is the share of what a plain copy, or multiply-adds of registers, reach in the same run. What '
+        "moves its data in a better way than torch's copy may pass it.",
+        "- In float32 much of what a linear layer wins comes from oneDNN, which ours call and torch's `F.linear` does "
+        "not: on a processor by AMD, as here, MKL leaves AVX-512 alone.",
         "",
         *_marks(single, several),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,15 @@ def _screen(quiet: bool) -> Screen:
 @click.option("--seed", type=int, metavar="N", help="The knob 'seed'.")
 @click.option("--run", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.  [default: runs/RECIPE]")
 @click.option("--fresh", is_flag=True, help="Start anew, even if the run is there.")
+@click.option(
+    "--exact",
+    "parts",
+    type=click.IntRange(1),
+    metavar="[PARTS]",
+    is_flag=False,
+    flag_value=8,
+    help="Compute each step in PARTS parts (8): the same bits for any number of workers that divides it.",
+)
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
 @quiet_option
 @answering
@@ -115,6 +124,7 @@ def train(
     seed: int | None,
     run: Path | None,
     fresh: bool,
+    parts: int | None,
     dry_run: bool,
     quiet: bool,
 ) -> Answer:
@@ -126,7 +136,7 @@ def train(
     texts = overrides(knobs, seed)
     if "data" in texts:
         texts["data"] = absolute(texts["data"])
-    spec = resolve(recipe, texts)
+    spec = replace(resolve(recipe, texts), parts=parts or 0)
     folder = RunFolder(run or RUNS / recipe.rpartition(":")[2])
     where = quoted(folder.path)
 

@@ -71,15 +71,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Spec:
-    """What travels. recipe: a built-in name or /path/to/file.py:function; code: that file's text, for workers."""
+    """What travels. recipe: a built-in name or /path/to/file.py:function; code: that file's text, for workers.
+    parts: how a step is computed, see `engine.loop.Settings`; it goes with every recipe.
+    """
 
     recipe: str
     knobs: Mapping[str, Knob]
     code: str = ""
+    parts: int = 0
 
     def load(self) -> Run:
         """Call the recipe. Raises ConfigError if its knobs do not fit together."""
-        return self._blaming_knobs(lambda: _function(self.recipe, self.code)(**self.knobs))
+        run = self._blaming_knobs(lambda: _function(self.recipe, self.code)(**self.knobs))
+        return replace(run, settings=replace(run.settings, parts=self.parts)) if self.parts else run
 
     def model(self, run: Run | None = None) -> Generative:
         """The untrained model. Raises ConfigError if the knobs do not fit together."""
@@ -273,7 +277,9 @@ class RunFolder:
     def create(self, spec: Spec, facts: Mapping[str, object]) -> None:
         """Write run.json: the spec, the code's hash for a recipe in a file, and facts such as the data's hash."""
         code = {"code_sha256": trust.fingerprint(spec.code)} if spec.code else {}
-        text = json.dumps({"recipe": spec.recipe, "knobs": dict(spec.knobs), **code, **facts}, indent=2) + "\n"
+        parts = {"parts": spec.parts} if spec.parts else {}
+        document = {"recipe": spec.recipe, "knobs": dict(spec.knobs), **parts, **code, **facts}
+        text = json.dumps(document, indent=2) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             durable.replace(self.path / "run.json", text.encode())
@@ -291,6 +297,8 @@ class RunFolder:
             document = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(document["recipe"], str) or not isinstance(document["knobs"], dict):
                 raise TypeError("'recipe' or 'knobs' is of another type")
+            if not isinstance(document.setdefault("parts", 0), int):
+                raise TypeError("'parts' is of another type")
             if ":" in document["recipe"] and not isinstance(document["code_sha256"], str):
                 raise TypeError("'code_sha256' is of another type")
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -319,7 +327,7 @@ class RunFolder:
                     f"{str(self.path)!r} would execute the recipe file {recipe!r}, which you have not trained with. If "
                     f"you have read it and trust it: gensys train {recipe} --run {self.path}"
                 )
-        return Spec(recipe, document["knobs"], code)
+        return Spec(recipe, document["knobs"], code, document["parts"])
 
     def differences(self, spec: Spec) -> list[str]:
         """How a Spec differs from the one on the disk, one line each."""
@@ -332,6 +340,8 @@ class RunFolder:
             for name in names
             if old["knobs"].get(name, absent) != spec.knobs.get(name, absent)
         ]
+        if old["parts"] != spec.parts:
+            lines.append(f"parts of a step (--exact): {old['parts'] or absent} -> {spec.parts or absent}")
         code = trust.fingerprint(spec.code) if spec.code else None
         if old.get("code_sha256") != code and old["recipe"] == spec.recipe:
             lines.append("the text of the recipe's file")

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +122,20 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool) -> Spec:
 
     What cannot work is refused here, before anything is written: knobs that do not fit, a codec that is gone.
     """
-    begun = folder.document()["knobs"] if folder.exists and not fresh else {}
+    # decided once: a run that is resumed, on other hardware perhaps, goes on in the format and parts it was begun in
+    begun = folder.document() if folder.exists and not fresh else {"knobs": {}, "parts": 0}
     if spec.knobs.get("precision") == "auto":
-        # decided once: a run that is resumed on other hardware goes on in the format it was begun in
-        spec = spec.with_knobs({"precision": begun.get("precision") or resolve("auto")})
+        spec = spec.with_knobs({"precision": begun["knobs"].get("precision") or resolve("auto")})
+    spec = replace(spec, parts=spec.parts or begun["parts"])
     run = spec.load()
     model = spec.model(run)
     if run.settings.batch % max(1, workers):
         raise ConfigError(f"'batch' must be a multiple of the number of workers ({workers}), got {run.settings.batch}")
+    if spec.parts and spec.parts % max(1, workers):
+        raise ConfigError(
+            f"'workers' must divide the parts that an exact run computes a step in ({spec.parts}), got {workers}: use "
+            f"{', '.join(str(1 << k) for k in range(spec.parts.bit_length()))} workers"
+        )
     if isinstance(run.source, LatentSource):
         open_codec(run.source)
     source = run.source
@@ -243,7 +250,7 @@ def train(
 def _here(folder: RunFolder, spec: Spec, phase: Phase, asked: Callable[[], bool], threads: int | None) -> State:
     """Train in this process."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(1 if spec.parts else threads or before)  # the number of threads can change the bits too
     try:
         return _work(folder, spec, World(), lambda p: _show(phase, p.state, p.fraction, p.loss), asked)
     finally:
@@ -272,7 +279,7 @@ def _show(phase: Phase, state: State, fraction: float, loss: float) -> None:
 class Workers:
     """Ray Train workers that start in the background and wait until they are told what to train.
 
-    The order is a file, job.json: {folder, recipe, knobs, code}. Importing torch and wiring the process group take
+    The order is a file, job.json: the fields of a Spec. Importing torch and wiring the process group take
     longer than encoding a small data set, so a program that knows it will train starts its crew early.
     """
 
@@ -318,8 +325,7 @@ class Workers:
     def train(self, spec: Spec, phase: Phase, asked: Callable[[], bool]) -> State:
         """Give the order and follow the log until the workers are done."""
         settings = spec.load().settings
-        order_file = {"recipe": spec.recipe, "knobs": dict(spec.knobs), "code": spec.code}
-        durable.replace(self.folder / "job.json", json.dumps(order_file).encode())
+        durable.replace(self.folder / "job.json", json.dumps(asdict(spec)).encode())
         told = False
         while self._thread.is_alive():
             self._thread.join(_POLL)
@@ -384,11 +390,13 @@ def _ray_worker(config: dict[str, Any]) -> None:
         if leave.exists():
             return
         time.sleep(_POLL)
-    told = json.loads(job.read_text())
+    spec = Spec(**json.loads(job.read_text()))
+    if spec.parts:
+        torch.set_num_threads(1)
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     try:
-        _work(RunFolder(folder), Spec(told["recipe"], told["knobs"], told["code"]), world, None, leave.exists)
+        _work(RunFolder(folder), spec, world, None, leave.exists)
     except GensysError as error:
         durable.replace(failed, str(error).encode())
         raise

@@ -1,4 +1,6 @@
-"""What the machine can do at most: how fast it copies and multiplies, and how fast its libraries multiply matrices.
+"""Yardsticks of the machine: how fast it copies and multiplies, and how fast its libraries multiply matrices.
+
+What multiplies registers can't be beaten; the copy is torch's, and what moves its data in a better way may pass it.
 
 The first two are measured again in every round of a row that is held against them, so that the fraction which a row
 reaches is one of the same moment.

@@ -1,6 +1,6 @@
 """What the figures were measured on: the processor by what it can do, the libraries, and how busy it was.
 
-A machine is named by its features, never by its host name, so that a file of figures may be shared.
+A machine is named by its processor, never by its host name, so that a file of figures may be shared.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def machine() -> dict[str, Any]:
     versions = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
     return {
         "architecture": platform.machine(),
+        "cpu": _cpu(),
         "features": _features(),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "native_isa": None if native.extension is None else native.extension.isa(),
@@ -71,6 +72,15 @@ def machine() -> dict[str, Any]:
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
         "load": load(),
     }
+
+
+def _cpu() -> str | None:
+    """Who made the processor and what it is called: whether oneDNN or MKL multiplies faster depends on it."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def _version(package: str) -> str | None:

@@ -26,7 +26,11 @@ def rows(scope: Scope) -> Iterator[Row]:
     for dtype in _DTYPES:
         name = str(dtype).removeprefix("torch.")
         for layer in ((8, 12),) if scope.quick else _LAYERS:
-            yield Row("linear", _text(scope, layer), name, lambda s, layer=layer, dtype=dtype: _linear(s, layer, dtype))
+            for end in ("", " backward"):
+                yield Row(
+                    f"linear{end}", _text(scope, layer), name,
+                    lambda s, layer=layer, dtype=dtype, end=end: _linear(s, layer, dtype, bool(end)),
+                )  # fmt: skip
         up = (8, 12) if scope.quick else _UP
         heads = (2, 3, 8, 4) if scope.quick else _HEADS
         shape = "x".join(map(str, heads))
@@ -60,11 +64,11 @@ def _layer(scope: Scope, layer: tuple[int, int], dtype: torch.dtype) -> tuple[Te
     return x.to(dtype), weight.to(dtype), bias.to(dtype)
 
 
-def _linear(scope: Scope, layer: tuple[int, int], dtype: torch.dtype) -> Candidates:
+def _linear(scope: Scope, layer: tuple[int, int], dtype: torch.dtype, backward: bool) -> Candidates:
     from gensys.kernels.linear import linear, reference
 
-    work = 2.0 * _count(scope) * layer[0] * layer[1]
-    return _contest(scope, linear, reference, _layer(scope, layer, dtype), work)
+    work = 2.0 * _count(scope) * layer[0] * layer[1] * (3 if backward else 1)
+    return _contest(scope, linear, reference, _layer(scope, layer, dtype), work, backward)
 
 
 def _gelu(scope: Scope, layer: tuple[int, int], dtype: torch.dtype, backward: bool) -> Candidates:

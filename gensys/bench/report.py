@@ -35,6 +35,7 @@ def about_machine(facts: Mapping[str, Any]) -> str:
     kernels = f"compiled kernels for {facts['native_isa']}" if facts["native_isa"] else "no compiled kernels"
     busy = [f"{facts[name]:.2f} {when}" for name, when in (("load", "before"), ("load_after", "after")) if facts[name]]
     parts = [
+        *([facts["cpu"]] if facts.get("cpu") else []),
         f"{facts['architecture']} with {', '.join(facts['features'])}" if facts["features"] else facts["architecture"],
         f"{facts['cores']} core{'s' if facts['cores'] != 1 else ''}",
         *([caches] if caches else []),

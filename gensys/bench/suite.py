@@ -83,7 +83,12 @@ def _contest(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(the lines of a row, one for each way of ours and each peer; its failures)."""
     head = {"name": row.name, "shape": row.shape, "dtype": row.dtype}
-    candidates = row.prepare(scope)
+    # what fails, such as another version of a library, must not cost the rows that are measured
+    try:
+        candidates = row.prepare(scope)
+    except Exception as failure:
+        return [], [head | _failed("the row", math.inf, 0.0, _reason(failure))]
+    wrong: list[dict[str, Any]] = []
     try:
         with torch.set_grad_enabled(candidates.grad):
             errors, wrong = _checked(candidates)
@@ -92,10 +97,15 @@ def _contest(
             if candidates.limit is not None:
                 candidates.limit.call()
             samples = measure(_calls(candidates, protocol), protocol, clock)
-        peaks = {name: candidates.peak(name.partition(" ")[2]) for name in errors} if candidates.peak else {}
+        peaks: dict[str, int | None] = {}
+        for name in errors if candidates.peak else ():
+            try:
+                peaks[name] = candidates.peak(name.partition(" ")[2]) if candidates.peak else None
+            except RuntimeError as failure:
+                wrong.append(_failed(name, errors[name], candidates.tolerance, _reason(failure)))
     finally:
         candidates.close()
-    return list(_lines(head, candidates, protocol, samples, errors, peaks)), []
+    return list(_lines(head, candidates, protocol, samples, errors, peaks)), [head | failure for failure in wrong]
 
 
 def _lines(
@@ -127,19 +137,28 @@ def _checked(candidates: Candidates) -> tuple[dict[str, float], list[dict[str, A
     for kind, calls, tolerance in (("ours", candidates.ours, candidates.tolerance), ("peer", candidates.peers, loose)):
         for name, call in calls.items():
             error, why = math.inf, ""
-            # a candidate that fails, such as one that does not compile, must not cost the rows that are measured
             try:
                 result = call()
                 if result is None and kind == "peer":
                     continue
                 error = candidates.error(result)
             except Exception as failure:
-                why = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}" if str(failure) else "failed"
+                why = _reason(failure)
             errors[f"{kind} {name}"] = error
             if not error <= tolerance:
-                told = {"candidate": f"{kind} {name}", "error": error, "tolerance": tolerance}
-                wrong.append(told | {"why": why or f"off by {error:.3g}, {tolerance:.3g} allowed"})
+                why = why or f"off by {error:.3g}, {tolerance:.3g} allowed"
+                wrong.append(_failed(f"{kind} {name}", error, tolerance, why))
     return errors, wrong
+
+
+def _failed(candidate: str, error: float, tolerance: float, why: str) -> dict[str, Any]:
+    return {"candidate": candidate, "error": error, "tolerance": tolerance, "why": why}
+
+
+def _reason(failure: Exception) -> str:
+    """One line of what was raised."""
+    text = str(failure).strip().splitlines()
+    return f"{type(failure).__name__}: {text[0]}" if text else type(failure).__name__
 
 
 def _calls(candidates: Candidates, protocol: Protocol) -> dict[str, Call]:

@@ -55,7 +55,7 @@ class VectorQuantiser(nn.Module):
             raise ValueError(f"'z' must be (B, {self.codebook.shape[1]}, ...), as wide as a code, got {tuple(z.shape)}")
         z = z.float()
         last = z.movedim(1, -1)
-        codes = vq_nearest(last.flatten(0, -2), self.codebook).view(last.shape[:-1])
+        codes = vq_nearest(last.flatten(0, -2), self.codebook.float()).view(last.shape[:-1])
         chosen = self.lookup(codes)
         return Quantised(
             z=chosen.detach() + (z - z.detach()),  # the bracket is 0: z_q is a code to the last bit
@@ -66,4 +66,4 @@ class VectorQuantiser(nn.Module):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """The vectors with these numbers: (B, *S) int64 -> (B, D, *S)."""
-        return F.embedding(codes, self.codebook).movedim(-1, 1)
+        return F.embedding(codes, self.codebook.float()).movedim(-1, 1)

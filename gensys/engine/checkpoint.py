@@ -31,12 +31,14 @@ _FILES = {"model.safetensors", "average.safetensors", "optim.safetensors", "stat
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands. step: optimizer steps taken; images: rows seen; seconds: time spent in training."""
+    """Where a run stands. step: steps taken; images: rows seen; seconds: time spent in training; skipped: steps that
+    changed nothing, as their gradient was not finite."""
 
     step: int = 0
     images: int = 0
     seconds: float = 0.0
     finished: bool = False
+    skipped: int = 0
 
 
 def _optimizer_tensors(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from gensys.kernels import double
 from gensys.kernels.dispatch import choose
+from gensys.kernels.out import overlaps_in_part, shares_memory, written
 
 __all__ = [
     "adaln_gate",
@@ -66,8 +67,10 @@ def adaln_modulate(
     x, shift, scale = x.contiguous(), _vector(shift), _vector(scale)
     if _wants_gradient(x, shift, scale):
         return _Modulate.apply(implementation, x, shift, scale, eps, dtype)[0]
-    out = torch.empty_like(x, dtype=dtype) if out is None else out
+    given, out = out is not None, torch.empty_like(x, dtype=dtype) if out is None else out
     _functions(implementation).modulate(x, shift, scale, eps, out)
+    if given:
+        written(out)
     return out
 
 
@@ -84,8 +87,10 @@ def adaln_gate(x: Tensor, y: Tensor, gate: Tensor, *, out: Tensor | None = None)
     x, y, gate = x.contiguous(), y.contiguous(), _vector(gate)
     if _wants_gradient(x, y, gate):
         return _Gate.apply(implementation, x, y, gate)
-    out = torch.empty_like(x) if out is None else out
+    given, out = out is not None, torch.empty_like(x) if out is None else out
     _functions(implementation).gate(x, y, gate, out)
+    if given:
+        written(out)
     return out
 
 
@@ -121,6 +126,8 @@ def adaln_gate_modulate(
     h = torch.empty_like(x) if h is None else h
     norm = torch.empty_like(y) if norm is None else norm
     _functions(implementation).gate_modulate(x, y, gate, shift, scale, eps, h, norm)
+    if out is not None:
+        written(h, norm)
     return h, norm
 
 
@@ -185,8 +192,14 @@ def _chosen(
                 f"{name!r} must be contiguous {kind} {tuple(x.shape)} on {x.device}, "
                 f"got {result.dtype} {tuple(result.shape)} with strides {result.stride()} on {result.device}"
             )
+        for other, tensor in (("x", x), ("y", y)):
+            if tensor is not None and overlaps_in_part(result, tensor):
+                raise ValueError(f"{name!r} overlaps {other!r} in part: give the same tensor, or one apart from it")
         if _wants_gradient(x, *vectors.values(), result) or (y is not None and _wants_gradient(y)):
             raise ValueError(f"{name!r} is for calls without a gradient: leave it out, or call in torch.no_grad()")
+    given = [result for result, _ in results.values() if result is not None]
+    if len(given) == 2 and not torch.compiler.is_compiling() and shares_memory(*given):
+        raise ValueError("'out' must be two tensors apart from each other, got memory that both use: give two")
     # kernels know (float32, float32), (float32, bfloat16) and (bfloat16, bfloat16)
     return choose("adaln", x.device, dtype if x.dtype == torch.float32 else x.dtype).implementation
 

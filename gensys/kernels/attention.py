@@ -150,10 +150,12 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, out, stats = ctx.saved_tensors
+        if upstream[0] is None:
+            return None, None, None
         if double.wanted():
-            return tuple(double.gradients(reference, (q, k, v), upstream[:1], ctx.needs_input_grad))
+            return tuple(double.gradients(reference, (q, k, v), (upstream[0],), ctx.needs_input_grad))
         gradients = _like(q), _like(k), _like(v)
         arguments = [_gapless(x) for x in (upstream[0], q, k, v)]
         torch.ops.gensys.attention_backward(*arguments, out, stats, *gradients)
@@ -174,10 +176,12 @@ class _AttentionQKV(torch.autograd.Function):
         ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Tensor | None:
+    def backward(ctx: Any, *upstream: Tensor | None) -> Tensor | None:
         qkv, out, stats = ctx.saved_tensors
+        if upstream[0] is None:
+            return None
         if double.wanted():
-            return double.gradients(reference_qkv, (qkv,), upstream[:1], ctx.needs_input_grad)[0]
+            return double.gradients(reference_qkv, (qkv,), (upstream[0],), ctx.needs_input_grad)[0]
         dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
         arguments = [_gapless(x) for x in (upstream[0].transpose(1, 2), *_split(qkv))]
         torch.ops.gensys.attention_backward(*arguments, out.transpose(1, 2), stats, *_split(dqkv))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gensys import native
 from gensys.kernels.dispatch import OPS, choose
+from gensys.kernels.out import written
 from gensys.noise import Noise, Stream, philox_normal
 
 __all__ = ["MAX_TERMS", "combine", "examples", "reference"]
@@ -48,6 +49,7 @@ def combine(
     if implementation == "native":
         counters = (None, 0, 0, 0) if noise is None or noise_coef == 0 else noise.arguments(stream)
         torch.ops.gensys.combine(out, tensors, coefs, noise_coef, *counters, clip or ())
+        written(out)
         return out
     if implementation == "reference":
         return reference(out, tensors, coefs, noise_coef, noise, stream, clip)
@@ -56,6 +58,7 @@ def combine(
     else:
         from gensys.kernels.triton.combine import combine as run
     run(out, tensors, coefs, noise_coef, noise, stream, clip)
+    written(out)
     return out
 
 

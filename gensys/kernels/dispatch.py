@@ -92,10 +92,12 @@ KERNELS = (
 )
 
 
-def _missing(op: str, implementation: str, device: str) -> str:
+def _missing(op: str, implementation: str, device: str, dtype: torch.dtype) -> str:
     """Why an implementation is not installed or cannot run on this device type; empty if it can."""
     if op in ("linear", "linear_gelu") and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return "this torch was built without oneDNN"
+    if op in ("linear", "linear_gelu") and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "oneDNN multiplies no bfloat16 on this CPU"
     if implementation == "torch":
         return ""
     if implementation == "triton":
@@ -162,10 +164,12 @@ def _choose(op: str, device: str, dtype: torch.dtype, forced: str | None, isa: s
     refusals = []
     for kernel in KERNELS:
         if kernel.op == op and forced in (None, kernel.implementation):
-            missing = _missing(op, kernel.implementation, device)
+            missing = _missing(op, kernel.implementation, device, dtype)
             refusal = kernel.refusal(device, dtype, forced is not None, missing)
             if not refusal:
                 how = f"compiled for {isa}" if kernel.implementation == "native" else f"on {device}"
+                if device == "cuda" and kernel.implementation in ("cuda", "triton"):
+                    how += ", where no one has run it yet: compare with GENSYS_KERNELS=reference"
                 return Choice(kernel.implementation, f"{'forced, ' if forced else ''}{how}")
             refusals.append(refusal)
     reasons = "; ".join(refusals) or "there is no such implementation"
@@ -185,7 +189,7 @@ def force(implementation: str, *, isa: str | None = None) -> Iterator[None]:
     """Within the block every op runs as `implementation`, or `choose` raises `Unavailable` with the reason.
 
     isa: also use this instruction set of the native kernels, in the whole process ("baseline", "avx2", "avx512").
-    For tests and measurements: the results are the same bits.
+    For tests and measurements: combine and philox_normal return the same bits, the others sum in another order.
     """
     _require_known("implementation", implementation)
     token = _forced.set(implementation)

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gensys import native
@@ -66,8 +66,9 @@ def _cast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tenso
     """The arguments in autocast's dtype where it is on; checked."""
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), _to(weight, dtype)
-        bias = None if bias is None else _to(bias, dtype)
+        if x.dtype != torch.float64:  # which autocast leaves alone
+            x, weight = x.to(dtype), _to(weight, dtype)
+            bias = None if bias is None else _to(bias, dtype)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"'x' must be (*, K) and 'weight' (N, K) with one K, got {tuple(x.shape)} and {tuple(weight.shape)}"
@@ -80,15 +81,15 @@ def _cast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tenso
     return x, weight, bias
 
 
-_casts: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar("casts", default=None)
+_casts: ContextVar[dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None] = ContextVar("casts", default=None)
 
 
 @contextmanager
 def frozen() -> Iterator[None]:
     """Within the block no weight changes, says the caller: a sampler calls one network many times.
 
-    Each weight is then cast to autocast's dtype once, not at every call (the modulation of a DiT-S alone has 11 million
-    numbers). Only where no gradient is wanted.
+    Each parameter is then cast to autocast's dtype once, not at every call (the modulation of a DiT-S alone has 11
+    million numbers). Only where no gradient is wanted; a weight that is computed anew at every call is cast anew.
     """
     token = _casts.set({})
     try:
@@ -101,11 +102,12 @@ def _to(weight: Tensor, dtype: torch.dtype) -> Tensor:
     if torch.compiler.is_compiling():  # a compiler cannot see a context variable, and would cut its graph here
         return weight.to(dtype)
     casts = _casts.get()
-    if casts is None or weight.dtype == dtype or torch.is_grad_enabled():
+    if casts is None or weight.dtype == dtype or torch.is_grad_enabled() or not isinstance(weight, nn.Parameter):
         return weight.to(dtype)
-    if id(weight) not in casts:
-        casts[id(weight)] = (weight, weight.to(dtype))  # holding the weight keeps its id its own
-    return casts[id(weight)][1]
+    key = id(weight), dtype
+    if key not in casts:
+        casts[key] = (weight, weight.to(dtype))  # holding the weight keeps its id its own
+    return casts[key][1]
 
 
 def _wants_gradient(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -128,6 +130,7 @@ _ROWS = 128
 
 def _gradients(dy: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """(dx, dW, db) of x W^T + b for its gradient dy, each None unless needed."""
+    dy = dy.contiguous()  # that of a sum is one number everywhere, with strides that oneDNN does not take
     rows_dy, rows_x = (y.flatten(0, -2) if y.ndim > 1 else y[None] for y in (dy, x))
     dx = _product(dy, weight.t(), None) if needed[0] else None
     dw = None

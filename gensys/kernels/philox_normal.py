@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gensys import native
 from gensys.kernels.dispatch import choose
+from gensys.kernels.out import written
 from gensys.noise import Noise, Stream
 from gensys.noise import philox_normal as definition
 
@@ -32,6 +33,7 @@ def philox_normal(out: Tensor, noise: Noise, stream: Stream) -> Tensor:
     implementation = choose("philox_normal", out.device, out.dtype).implementation
     if implementation == "native":
         torch.ops.gensys.philox_normal(out, *noise.arguments(stream))
+        written(out)
         return out
     if implementation == "reference":
         return reference(out, noise, stream)
@@ -40,6 +42,7 @@ def philox_normal(out: Tensor, noise: Noise, stream: Stream) -> Tensor:
     else:
         from gensys.kernels.triton.philox_normal import philox_normal as run
     run(out, noise, stream)
+    written(out)
     return out
 
 

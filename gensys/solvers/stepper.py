@@ -16,6 +16,7 @@ from torch import Tensor
 from gensys import native
 from gensys.kernels.combine import combine
 from gensys.kernels.dispatch import choose
+from gensys.kernels.out import shares_memory
 from gensys.noise import Noise, Stream
 from gensys.solvers.program import Program, assemble
 from gensys.solvers.trace import Table
@@ -98,8 +99,7 @@ class _Combines:
     def advance(self, output: Tensor | None) -> None:
         stage = next(self.stages)
         if stage.output is not None and output is not None:
-            memory = output.untyped_storage().data_ptr()
-            if output.numel() and any(memory == held.untyped_storage().data_ptr() for held in self.slots.values()):
+            if any(shares_memory(output, held) for held in self.slots.values()):
                 raise ValueError("the solver still needs what this tensor shares memory with: return a new tensor")
             self.slots[stage.output] = output
         for p in stage.passes:

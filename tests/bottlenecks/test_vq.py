@@ -88,3 +88,14 @@ def test_codes_are_float32_under_autocast():
 def test_latents_of_another_width_are_refused(shape):
     with pytest.raises(ValueError, match=r"'z' must be \(B, 5, \.\.\.\).*got \("):
         quantiser(13, 5)(torch.randn(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_quantiser_may_be_of_any_dtype(dtype):
+    made = quantiser(13, 5)
+    expected = made.to(torch.bfloat16).to(torch.float32)(torch.ones(4, 5))
+    out = made.to(dtype)(torch.ones(4, 5))
+    assert torch.equal(out.codes, expected.codes)
+    assert torch.equal(out.z, expected.z)
+    out.loss().backward()
+    assert made.codebook.grad.dtype == dtype

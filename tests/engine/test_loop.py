@@ -269,21 +269,59 @@ class Breaking(Gauss):
         return Loss(broken, {"loss": broken.detach()})
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path):
-    with pytest.raises(TrainingError, match=r"not finite at step \d+ .*lower 'lr'"):
-        fit(tmp_path, Breaking)
+def test_a_loss_that_stays_not_a_number_ends_the_run(tmp_path):
+    with pytest.raises(TrainingError, match=r"not finite at step 6, .* of all of its samples .*lower 'lr'"):
+        fit(tmp_path, Breaking, save_every=0.0)
+    last = read_state(newest(tmp_path / "checkpoints"))
+    assert (last.step, last.skipped) == (6, 4)  # of weights that are numbers: those of step 2
+
+
+class Unlucky(Gauss):
+    """Some samples have no finite loss, from some step to another."""
+
+    guilty, begin, end = (), 0, 10**9
+
+    def loss(self, batch, noise, player):
+        loss = super().loss(batch, noise, player)
+        hit = self.begin <= noise.step < self.end and any(int(i) in self.guilty for i in batch.ids)
+        total = loss.total * (math.inf if hit else 1.0)
+        return Loss(total, {"loss": total.detach()})
+
+
+def test_steps_without_a_finite_gradient_are_skipped_and_counted(tmp_path):
+    class Once(Unlucky):
+        guilty, begin, end = range(ROWS), 3, 5  # two steps; more would need more patience
+
+    model, state, given = fit(tmp_path, Once, log_every=1)
+    assert (state.step, state.skipped, state.finished) == (40, 2, True)
+    assert given == list(range(40))
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    log = {line["step"]: line for line in lines(tmp_path)}
+    assert "skipped" not in log[3]
+    assert (log[4]["skipped"], log[5]["skipped"], log[40]["skipped"]) == (1, 2, 2)
+    assert "loss" not in log[4]
+    assert "loss" in log[6]
+
+
+def test_the_samples_that_break_a_run_are_named(tmp_path):
+    class Some(Unlucky):
+        guilty = (3, 41)
+
+    with pytest.raises(TrainingError, match=r"of the samples (3|41)(, (3|41))? is not: mend the data"):
+        fit(tmp_path, Some, batch=50, budget=Budget(images=5000))
 
 
 def test_no_checkpoint_holds_weights_that_are_not_numbers(tmp_path):
-    """Whether or not the log has looked at the step."""
-    with pytest.raises(TrainingError, match="not finite"):
-        fit(tmp_path, Breaking, log_every=1000, budget=Budget(images=100))
-    assert newest(tmp_path / "checkpoints") is None
-    with pytest.raises(TrainingError, match="not finite"):
-        fit(tmp_path, Breaking, log_every=1000, save_every=0.0)
+    class Overflowing(Gauss):
+        def loss(self, batch, noise, player):
+            if noise.step == 2:
+                self.mean.data.fill_(math.inf)
+            return super().loss(batch, noise, player)
+
+    with pytest.raises(TrainingError, match="the weights 'mean' are not finite at step 3"):
+        fit(tmp_path, Overflowing, save_every=0.0)
     assert read_state(newest(tmp_path / "checkpoints")).step == 2
-    with pytest.raises(TrainingError, match="not finite"):
-        fit(tmp_path / "stop", Breaking, log_every=1000, stop_after=5)
+    assert fit(tmp_path / "stop", Breaking, stop_after=5)[1].skipped == 3
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**43 - 1])

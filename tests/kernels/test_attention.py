@@ -277,3 +277,20 @@ def test_bad_arguments(arguments, message):
 def test_bad_qkv(shape):
     with pytest.raises(ValueError, match=r"'qkv' must be \(B, T, 3, H, d\), d >= 1, got \(2, 5, "):
         attention_qkv(torch.zeros(shape))
+
+
+@OPS
+def test_a_gradient_that_nobody_gives_is_none(op, definition, cases):
+    class Deaf(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, dy):
+            return None
+
+    example = next(iter(cases()))
+    leaves = {name: x.detach().clone().requires_grad_() for name, x in example.items()}
+    Deaf.apply(op(**leaves)).sum().backward()
+    assert all(x.grad is None or not x.grad.any() for x in leaves.values())

@@ -73,7 +73,7 @@ def test_autocast(op, definition):
 
 @needs_native
 def test_frozen_weights_are_cast_once():
-    x, w = torch.randn(3, 4), torch.randn(5, 4)
+    x, w = torch.randn(3, 4), torch.nn.Parameter(torch.randn(5, 4))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         with frozen():
             expected = linear(x, w)
@@ -81,7 +81,6 @@ def test_frozen_weights_are_cast_once():
             assert torch.equal(linear(x, w), expected)
         assert not torch.equal(linear(x, w), expected)
     with frozen(), torch.autocast("cpu", torch.bfloat16):
-        w.requires_grad_()
         linear(x, w).float().sum().backward()
     assert w.grad is not None
 
@@ -160,3 +159,44 @@ def test_second_derivatives(op, definition):
 
     for got, expected in zip(penalty(op, torch.float32), penalty(definition, torch.float64), strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+@OPS
+def test_autocast_leaves_float64_alone(op, definition):
+    x, w = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(op(x, w), definition(x, w))
+        assert op(x, w).dtype == torch.float64
+
+
+def test_the_gradient_of_a_sum_which_is_one_number_everywhere():
+    x, w = torch.randn(200, 17, requires_grad=True), torch.randn(33, 17, requires_grad=True)
+    linear(x, w).sum().backward()
+    torch.testing.assert_close(x.grad, w.detach().sum(0).expand(200, 17))
+    torch.testing.assert_close(w.grad, x.detach().sum(0).expand(33, 17), atol=1e-4, rtol=1e-5)
+
+
+def test_frozen_casts_a_parameter_once_for_each_dtype_and_never_what_is_made_anew():
+    x, weight = torch.randn(3, 4), torch.nn.Parameter(torch.randn(5, 4), requires_grad=False)
+    with torch.no_grad(), frozen():
+        for dtype in (torch.bfloat16, torch.float16, torch.bfloat16):
+            with torch.autocast("cpu", dtype):
+                assert torch.equal(linear(x, weight), F.linear(x, weight))
+        with torch.autocast("cpu", torch.bfloat16):
+            for _ in range(3):
+                made = weight * 2.0
+                assert torch.equal(linear(x, made), F.linear(x, made))
+
+
+def test_bfloat16_is_left_to_torch_where_onednn_has_none(monkeypatch):
+    from gensys.kernels import dispatch
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    dispatch._choose.cache_clear()
+    try:
+        implementation, why = dispatch.choose("linear", "cpu", torch.bfloat16)
+        assert (implementation, "oneDNN multiplies no bfloat16" in why) == ("reference", True)
+        assert dispatch.choose("adaln", "cpu", torch.bfloat16).implementation != "reference" or native.extension is None
+    finally:
+        monkeypatch.undo()
+        dispatch._choose.cache_clear()
