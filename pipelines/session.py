@@ -9,18 +9,31 @@ import sys
 import threading
 from typing import Any
 
+import psutil
 import ray
 from gensys.pipelines import joins_a_cluster
 
 from gensys.errors import ConfigError, GensysError
 
-__all__ = ["Session", "stand_in"]
+__all__ = ["Session", "choose_interface", "stand_in"]
 
 
 def stand_in(directory: str) -> None:
     """Make relative paths mean on a worker what they mean where the command was given, if that place exists there."""
     if os.path.isdir(directory):
         os.chdir(directory)
+
+
+def choose_interface() -> None:
+    """Let torch's Gloo use the network that Ray uses; runs as each worker process of a cluster starts.
+
+    Left alone, Gloo takes the interface of the host's name, which many systems resolve to loopback: workers on several
+    hosts then wait for each other in vain.
+    """
+    address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(found.address == address for found in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 class Session:
@@ -48,8 +61,9 @@ class Session:
         if (python := shlex.quote(sys.executable)) != sys.executable:
             # Ray hands this path to a shell as it is, so a checkout in "my projects" would start no worker of Ray Train
             here["runtime_env"] = {"py_executable": python}
+        there = {"runtime_env": {"worker_process_setup_hook": f"{__name__}.choose_interface"}}
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if joins_a_cluster() else here))
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **(there if joins_a_cluster() else here))
         except BaseException as error:  # raised again, as the cause, where the session is first used
             self._error = error
         self._connected.set()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from gensys.pipelines.pool import device
 from gensys.pipelines.session import Session, stand_in
+from ray.exceptions import RayTaskError
 
 from gensys import durable
 from gensys.core import Batch, Codec, Generative
@@ -367,8 +368,9 @@ def _told(error: BaseException) -> BaseException:
         for failure in [*failures, error]:
             if isinstance(failure, kind):
                 return failure
-    first = failures[0] if failures else error
-    text = (str(first).strip() or "no text").splitlines()[0]
+    first = failures[0] if failures else getattr(error, "controller_failure", error)
+    lines = str(first).strip().splitlines() or ["no text"]
+    text = lines[-1 if isinstance(first, RayTaskError) else 0]  # of a task it is a traceback, whose last line says it
     wrapped = TrainingError(f"training on Ray's workers failed: {type(first).__name__}: {text}")
     wrapped.__cause__ = error
     return wrapped

@@ -129,14 +129,18 @@ class Hosts:
 
     def _wait(self, host: int) -> None:
         until = time.monotonic() + 10
-        while self.run(host, "ssh-keyscan", "-T", "1", self.address(host)).returncode:
+        while not (self._inside(host) and self.run(host, "ssh-keyscan", "-T", "1", self.address(host)).returncode == 0):
             if time.monotonic() > until:
                 raise TimeoutError(f"the sshd of host {host} did not start")
             time.sleep(0.1)
 
+    def _inside(self, host: int) -> list[psutil.Process]:
+        """The first process of a host, as the machine sees it; [] before it is there."""
+        return psutil.Process(self._first[host].pid).children()
+
     def command(self, host: int, *words: str) -> list[str]:
         """What runs a program in a host, as its root after a login."""
-        (first,) = psutil.Process(self._first[host].pid).children()
+        (first,) = self._inside(host)
         inside = f"cd; . ~/.bashrc; exec {shlex.join(words)}"
         clean = ["env", "-i", "HOME=/root", "USER=root", "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
         return ["nsenter", "-t", str(first.pid), "-a", *clean, "bash", "-c", inside]
