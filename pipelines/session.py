@@ -50,20 +50,21 @@ class Session:
         self._thread = threading.Thread(target=self._serve, name="ray", daemon=True)
         self._thread.start()
 
-    def _serve(self) -> None:
+    def _options(self) -> dict[str, Any]:
+        """What `ray.init` is told, beside what it always is."""
+        if joins_a_cluster():
+            return {"runtime_env": {"worker_process_setup_hook": f"{__name__}.choose_interface"}}
         # "local": without it, Ray would join any cluster that somebody left running on this machine
-        here: dict[str, Any] = {
-            "address": "local",
-            "include_dashboard": False,
-            "num_cpus": self.workers,
-            "_node_ip_address": "127.0.0.1",
-        }
+        here = {"address": "local", "include_dashboard": False, "num_cpus": self.workers}
+        options: dict[str, Any] = {**here, "_node_ip_address": "127.0.0.1"}
         if (python := shlex.quote(sys.executable)) != sys.executable:
             # Ray hands this path to a shell as it is, so a checkout in "my projects" would start no worker of Ray Train
-            here["runtime_env"] = {"py_executable": python}
-        there = {"runtime_env": {"worker_process_setup_hook": f"{__name__}.choose_interface"}}
+            options["runtime_env"] = {"py_executable": python}
+        return options
+
+    def _serve(self) -> None:
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **(there if joins_a_cluster() else here))
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **self._options())
         except BaseException as error:  # raised again, as the cause, where the session is first used
             self._error = error
         self._connected.set()

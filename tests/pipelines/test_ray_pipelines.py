@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from PIL import Image
 
 from gensys.data.store import Store
 from gensys.engine.checkpoint import newest, read_state
-from gensys.errors import ConfigError, DataError, GensysError
+from gensys.errors import ConfigError, DataError, GensysError, RunError
 from gensys.progress import Screen
 from gensys.run import RunFolder, Spec, resolve
 
@@ -353,6 +353,23 @@ def test_two_workers_train_what_one_process_trains(undisturbed, root, tmp_path):
     a, b = folder.model().state_dict(), undisturbed.model().state_dict()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0.05, atol=0.02)
+
+
+def test_two_workers_train_exactly_what_one_process_trains(root, session, tmp_path):
+    """The same bytes with parts; the test above needs a tolerance."""
+    spec = replace(spec_of(root, budget="640"), parts=4)
+    alone, both = RunFolder(tmp_path / "alone"), RunFolder(tmp_path / "both")
+    train(alone, spec, workers=0, fresh=False, screen=SCREEN)
+    assert on_ray(session, both, spec).finished
+    assert tensors(both) == tensors(alone)
+    assert lines(both) == lines(alone)
+    assert both.document()["parts"] == 4
+    assert both.spec() == alone.spec()
+    with pytest.raises(RunError, match=r"parts of a step \(--exact\): 4 -> 8"):
+        train(alone, replace(spec, parts=8), workers=0, fresh=False, screen=SCREEN)
+    with pytest.raises(ConfigError, match=r"'workers' must divide the parts .*, got 3: use 1, 2, 4 workers"):
+        train(RunFolder(tmp_path / "three"), replace(spec_of(root, batch="24"), parts=4), workers=3, fresh=False,
+              screen=SCREEN)  # fmt: skip
 
 
 def test_a_killed_worker_a_stop_and_another_start_change_nothing(undisturbed, root, session, tmp_path):
