@@ -20,7 +20,7 @@ FLAGS = [
     "-O3",
     "-g0",
     "-std=c++20",
-    "-ffp-contract=off",  # no fused multiply-add: all instruction sets and plain torch return the same bits
+    "-ffp-contract=off",  # fused only where it is written so: combine and noise have the same bits anywhere
     "-fno-math-errno",  # lets sqrt be one instruction
     "-fno-trapping-math",  # lets a choice be a blend
     "-fopenmp-simd",  # the `omp simd` hints; threads come from torch

@@ -11,7 +11,7 @@ import sys
 
 
 def joins_a_cluster() -> bool:
-    """Whether RAY_ADDRESS names a cluster, as `ray submit` and `ray job submit` set it."""
+    """Whether RAY_ADDRESS names a cluster, as `ray job submit` and the files of cluster/ set it."""
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 

@@ -39,8 +39,8 @@ def choose_interface() -> None:
 class Session:
     """A connection to Ray that is made in the background, so that work which needs none can go on meanwhile.
 
-    With RAY_ADDRESS naming a cluster (as `ray submit` and `ray job submit` do), it joins that cluster; otherwise it
-    starts one on this machine, without a dashboard.
+    With RAY_ADDRESS naming a cluster (`ray job submit` sets it, the files of cluster/ do for `ray submit`), it joins
+    that cluster; otherwise it starts one on this machine, without a dashboard.
     """
 
     def __init__(self, workers: int) -> None:

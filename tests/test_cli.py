@@ -303,7 +303,7 @@ def test_an_estimate_is_no_more_exact_than_it_is(here, calls, seconds, said):
 def test_train_as_json_and_quiet(here, calls):
     result = ask("train", "./mine.py:mine", "data=x", "--run", "elsewhere", "-q", "--json")
     assert json.loads(result.stdout) == {
-        "run": str(here / "elsewhere"), "step": 1200, "images": 76800, "seconds": 125.0, "finished": True,
+        "run": str(here / "elsewhere"), "step": 1200, "images": 76800, "seconds": 125.0, "finished": True, "skipped": 0,
     }  # fmt: skip
     assert calls.noted[0][2]["screen"].quiet
 

@@ -42,6 +42,10 @@ def rows(scope: Scope) -> Iterator[Row]:
                 name = f"adaln{'_gate' * gated}_modulate{' backward' * backward}"
                 dtype = wide if residual == compute else f"{wide} to {narrow}"
                 yield Row(name, text, dtype, lambda scope, job=job: _contest(scope, job))
+        for kind in (torch.float32, torch.bfloat16):
+            for end in ("", " backward"):
+                dtype = str(kind).removeprefix("torch.")
+                yield Row(f"adaln_gate{end}", text, dtype, lambda s, n=shape, k=kind, b=bool(end): _gate(s, n, k, b))
 
 
 def _inputs(job: _Job) -> list[Tensor]:
@@ -87,6 +91,38 @@ def _contest(scope: Scope, job: _Job) -> Candidates:
         limit=copying(x),
         work=_passes(job) * (x.nbytes + out.nbytes),
         grad=job.backward,
+    )
+
+
+def _gate(scope: Scope, shape: tuple[int, int, int], dtype: torch.dtype, backward: bool) -> Candidates:
+    """The gated residual alone."""
+    from gensys.kernels.adaln import adaln_gate, reference_gate
+
+    job = _Job(shape, dtype, dtype, gated=True, backward=backward)
+    inputs = _inputs(job)[:3]
+    x, upstream = inputs[0], [torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)]
+    out = torch.empty_like(x)
+
+    def call(function: Callable[..., Any], inputs: list[Tensor], upstream: list[Tensor]) -> Call:
+        if not backward:
+            return lambda: function(*inputs)
+        return differentiated(function, [part.detach().requires_grad_() for part in inputs], upstream)
+
+    ours = {"fresh": call(adaln_gate, inputs, upstream)}
+    if not backward:
+        ours = {"out=": lambda: adaln_gate(*inputs, out=out), **ours}
+    peers = {"eager": call(reference_gate, inputs, upstream)}
+    if compiled := scope.compiled(reference_gate):
+        peers["torch.compile"] = call(compiled, inputs, upstream)
+    exact = call(reference_gate, [part.double() for part in inputs], [g.double() for g in upstream])
+    return Candidates(
+        ours=ours,
+        peers=peers,
+        error=deviation(exact()),
+        tolerance=1e-5 if dtype == torch.float32 else 2e-2,
+        limit=copying(x),
+        work=(6.0 if backward else 3.0) * x.nbytes,  # x and y are read, h is written; then dh, y and dy
+        grad=backward,
     )
 
 

@@ -20,28 +20,40 @@ _BOUND = 2.0
 
 def rows(scope: Scope) -> Iterator[Row]:
     """For tabular data, and for half of an image of 3 x 64 x 64 and of 6 x 64 x 64."""
-    for shape in ((64, 32),) if scope.quick else _SHAPES:
-        text = "x".join(map(str, shape))
-        yield Row("affine_coupling", text, "float32", lambda scope, shape=shape: _direction(scope, shape, False))
-        yield Row("affine_coupling inverse", text, "float32", lambda scope, shape=shape: _direction(scope, shape, True))
-        yield Row("affine_coupling backward", text, "float32", lambda scope, shape=shape: _backward(scope, shape))
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        for shape in ((64, 32),) if scope.quick else _SHAPES:
+            text = "x".join(map(str, shape))
+            for end, inverse in (("", False), (" inverse", True)):
+                yield Row(
+                    f"affine_coupling{end}", text, name,
+                    lambda s, shape=shape, dtype=dtype, inverse=inverse: _direction(s, shape, dtype, inverse),
+                )  # fmt: skip
+            yield Row(
+                "affine_coupling backward", text, name,
+                lambda s, shape=shape, dtype=dtype: _backward(s, shape, dtype),
+            )  # fmt: skip
 
 
-def _inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x, s, t = torch.randn(3, *shape, generator=generator)
+    x, s, t = torch.randn(3, *shape, generator=generator).to(dtype)
     return x, s, t
 
 
-def _direction(scope: Scope, shape: tuple[int, ...], inverse: bool) -> Candidates:
+def _tolerance(dtype: torch.dtype) -> float:
+    return 1e-5 if dtype == torch.float32 else 2e-2
+
+
+def _direction(scope: Scope, shape: tuple[int, ...], dtype: torch.dtype, inverse: bool) -> Candidates:
     from gensys.kernels.affine_coupling import affine_coupling, reference
 
-    x, s, t = _inputs(shape)
+    x, s, t = _inputs(shape, dtype)
     out = torch.empty_like(x)
     peers: dict[str, Call] = {"eager": lambda: reference(x, s, t, bound=_BOUND, inverse=inverse)}
     if compiled := scope.compiled(lambda x, s, t: reference(x, s, t, bound=_BOUND, inverse=inverse)):
         peers["torch.compile"] = lambda: compiled(x, s, t)
-    if scope.peers:
+    if scope.peers and dtype == torch.float32:
         peers |= _libraries(x, s, t, inverse)
     return Candidates(
         ours={
@@ -50,7 +62,7 @@ def _direction(scope: Scope, shape: tuple[int, ...], inverse: bool) -> Candidate
         },
         peers=peers,
         error=deviation(reference(x.double(), s.double(), t.double(), bound=_BOUND, inverse=inverse)),
-        tolerance=1e-5,
+        tolerance=_tolerance(dtype),
         limit=copying(x),
         work=4.0 * x.nbytes,  # three tensors are read and one is written
     )
@@ -85,11 +97,11 @@ def _libraries(x: Tensor, s: Tensor, t: Tensor, inverse: bool) -> dict[str, Call
     return {"normflows": by_normflows, "zuko": by_zuko}
 
 
-def _backward(scope: Scope, shape: tuple[int, ...]) -> Candidates:
+def _backward(scope: Scope, shape: tuple[int, ...], dtype: torch.dtype) -> Candidates:
     """The forward direction and the gradients of all three inputs."""
     from gensys.kernels.affine_coupling import affine_coupling, reference
 
-    inputs = [x.requires_grad_() for x in _inputs(shape)]
+    inputs = [x.requires_grad_() for x in _inputs(shape, dtype)]
     dy, dlogdet = torch.randn_like(inputs[0]), torch.randn(shape[0])
     peers = {"eager": differentiated(reference, inputs, [dy, dlogdet])}
     if compiled := scope.compiled(reference):
@@ -99,7 +111,7 @@ def _backward(scope: Scope, shape: tuple[int, ...]) -> Candidates:
         ours={"fresh": differentiated(affine_coupling, inputs, [dy, dlogdet])},
         peers=peers,
         error=deviation(differentiated(reference, exact, [dy.double(), dlogdet.double()])()),
-        tolerance=1e-5,
+        tolerance=_tolerance(dtype),
         limit=copying(dy),
         work=9.0 * dy.nbytes,  # 4 as above; then dy, x and s are read, dx and ds written (dt is dy)
         grad=True,

@@ -31,17 +31,20 @@ _LAYERS = ((16384, 1024, 8), (16384, 1024, 64))  # where vector-quantize-pytorch
 
 def rows(scope: Scope) -> Iterator[Row]:
     """N x K x D for codebooks of images (D = 8), of latents (64) and of audio (256)."""
-    for size in ((100, 50, 8), (30, 70, 64)) if scope.quick else _SIZES:
-        text = "x".join(map(str, size))
-        yield Row("vq_nearest", text, "float32", lambda scope, size=size: _search(scope, size))
+    sizes = ((100, 50, 8), (30, 70, 64)) if scope.quick else _SIZES
+    for dtype, chosen in ((torch.float32, sizes), (torch.bfloat16, ((30, 70, 64),) if scope.quick else _LAYERS)):
+        name = str(dtype).removeprefix("torch.")
+        for size in chosen:
+            text = "x".join(map(str, size))
+            yield Row("vq_nearest", text, name, lambda s, size=size, dtype=dtype: _search(s, size, dtype))
 
 
-def _search(scope: Scope, size: tuple[int, int, int]) -> Candidates:
+def _search(scope: Scope, size: tuple[int, int, int], dtype: torch.dtype) -> Candidates:
     from gensys.kernels.vq_nearest import reference, vq_nearest
 
     n, k, d = size
     generator = torch.Generator().manual_seed(0)
-    x, codebook = torch.randn(n, d, generator=generator), torch.randn(k, d, generator=generator)
+    x, codebook = (torch.randn(count, d, generator=generator).to(dtype) for count in (n, k))
 
     def product(x: Tensor, codebook: Tensor) -> Tensor:
         """The usual line: |x - e|^2 without |x|^2, as a matrix product, and its smallest column."""
@@ -53,7 +56,7 @@ def _search(scope: Scope, size: tuple[int, int, int]) -> Candidates:
     }
     if compiled := scope.compiled(product):
         peers["torch.compile"] = lambda: compiled(x, codebook)
-    if scope.peers:
+    if scope.peers and dtype == torch.float32:
         peers["faiss IndexFlatL2"] = _faiss(x, codebook)
         if scope.quick or size in _LAYERS:
             peers["vector-quantize-pytorch"] = _layer(x, codebook)
@@ -62,7 +65,8 @@ def _search(scope: Scope, size: tuple[int, int, int]) -> Candidates:
         peers=peers,
         error=_mismatches(x, codebook),
         tolerance=0.0,
-        peer_tolerance=1e-3 * n,  # in float32 two codes may be equally near
+        # in float32 two codes may be equally near; products in bfloat16 are rounded, and may find another code
+        peer_tolerance=1e-3 * n if dtype == torch.float32 else 1.0 * n,
         limit=multiplying(torch.float32),
         work=2.0 * n * k * d,
     )

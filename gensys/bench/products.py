@@ -40,10 +40,13 @@ def rows(scope: Scope) -> Iterator[Row]:
                 f"linear_gelu{end}", _text(scope, up), name,
                 lambda s, dtype=dtype, up=up, backward=backward: _gelu(s, up, dtype, backward),
             )  # fmt: skip
-            yield Row(
-                f"attention{end}", shape, name,
-                lambda s, dtype=dtype, heads=heads, backward=backward: _attention(s, heads, dtype, backward),
-            )  # fmt: skip
+            for packed in (False, True):
+                yield Row(
+                    f"attention{'_qkv' * packed}{end}", shape, name,
+                    lambda s, dtype=dtype, heads=heads, backward=backward, packed=packed: _attention(
+                        s, heads, dtype, backward, packed
+                    ),
+                )  # fmt: skip
 
 
 def _text(scope: Scope, layer: tuple[int, int]) -> str:
@@ -78,15 +81,25 @@ def _gelu(scope: Scope, layer: tuple[int, int], dtype: torch.dtype, backward: bo
     return _contest(scope, linear_gelu, reference_gelu, _layer(scope, layer, dtype), work, backward)
 
 
-def _attention(scope: Scope, heads: tuple[int, int, int, int], dtype: torch.dtype, backward: bool) -> Candidates:
-    from gensys.kernels.attention import attention, reference
+def _attention(
+    scope: Scope, heads: tuple[int, int, int, int], dtype: torch.dtype, backward: bool, packed: bool
+) -> Candidates:
+    """packed: from what one linear layer leaves, and with the gradient of that, as the DiT calls it."""
+    from gensys.kernels.attention import attention, attention_qkv, reference, reference_qkv
 
     b, h, t, d = heads
     generator = torch.Generator().manual_seed(0)
-    packed = torch.randn(b, t, 3, h, d, generator=generator).to(dtype)  # as one linear layer leaves them
-    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    qkv = torch.randn(b, t, 3, h, d, generator=generator).to(dtype)  # as one linear layer leaves them
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     # two products forward; backward five, one of them again
     work = 2.0 * b * h * t * t * d * (7 if backward else 2)
+
+    def sdpa(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+    if packed:
+        return _contest(scope, attention_qkv, reference_qkv, (qkv,), work, backward, {"torch sdpa": sdpa})
     others = {"torch sdpa": F.scaled_dot_product_attention}
     return _contest(scope, attention, reference, (q, k, v), work, backward, others)
 
