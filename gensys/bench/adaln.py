@@ -21,14 +21,15 @@ _DTYPES = ((torch.float32, torch.float32), (torch.float32, torch.bfloat16), (tor
 
 @dataclass(frozen=True)
 class _Job:
-    """gated: with the gated residual before it. backward: with the gradients of all inputs. residual, compute: the
-    dtypes of the residual stream and of what the network computes in."""
+    """gated: with the gated residual before it; modulated: not that alone. backward: with the gradients of all inputs.
+    residual, compute: the dtypes of the residual stream and of what the network computes in."""
 
     shape: tuple[int, int, int]
     residual: torch.dtype
     compute: torch.dtype
     gated: bool
     backward: bool
+    modulated: bool = True
 
 
 def rows(scope: Scope) -> Iterator[Row]:
@@ -43,9 +44,10 @@ def rows(scope: Scope) -> Iterator[Row]:
                 dtype = wide if residual == compute else f"{wide} to {narrow}"
                 yield Row(name, text, dtype, lambda scope, job=job: _contest(scope, job))
         for kind in (torch.float32, torch.bfloat16):
-            for end in ("", " backward"):
-                dtype = str(kind).removeprefix("torch.")
-                yield Row(f"adaln_gate{end}", text, dtype, lambda s, n=shape, k=kind, b=bool(end): _gate(s, n, k, b))
+            for backward in (False, True):
+                job = _Job(shape, kind, kind, True, backward, modulated=False)
+                name, dtype = f"adaln_gate{' backward' * backward}", str(kind).removeprefix("torch.")
+                yield Row(name, text, dtype, lambda scope, job=job: _contest(scope, job))
 
 
 def _inputs(job: _Job) -> list[Tensor]:
@@ -56,29 +58,36 @@ def _inputs(job: _Job) -> list[Tensor]:
     y = torch.randn(job.shape, generator=generator).to(job.compute)
     # as a network has them: slices of one matrix
     shift, scale, gate = torch.randn(b, 3 * d, generator=generator).to(job.compute).chunk(3, dim=1)
-    return [x, y, gate, shift, scale] if job.gated else [x, shift, scale]
+    return [x, *([y, gate] if job.gated else []), *([shift, scale] if job.modulated else [])]
 
 
 def _contest(scope: Scope, job: _Job) -> Candidates:
     from gensys.kernels import adaln
 
-    function: Callable[..., Any] = adaln.adaln_gate_modulate if job.gated else adaln.adaln_modulate
-    reference: Callable[..., Any] = adaln.reference_gate_modulate if job.gated else adaln.reference_modulate
+    functions: dict[tuple[bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {
+        (False, True): (adaln.adaln_modulate, adaln.reference_modulate),
+        (True, True): (adaln.adaln_gate_modulate, adaln.reference_gate_modulate),
+        (True, False): (adaln.adaln_gate, adaln.reference_gate),
+    }
+    function, reference = functions[job.gated, job.modulated]
+    both = job.gated and job.modulated
     inputs = _inputs(job)
     x, out = inputs[0], torch.empty(job.shape, dtype=job.compute)
-    into = (torch.empty_like(x), out) if job.gated else out
+    into = (torch.empty_like(x), out) if both else out
     upstream = [torch.randn(job.shape, generator=torch.Generator().manual_seed(1)).to(job.compute)]
-    upstream = [x.flip(0), *upstream] if job.gated else upstream
+    upstream = [x.flip(0), *upstream] if both else upstream
 
     def call(function: Callable[..., Any], inputs: list[Tensor], dtype: torch.dtype, upstream: list[Tensor]) -> Call:
+        typed = {"dtype": dtype} if job.modulated else {}  # what is not modulated is of the stream's dtype
         if not job.backward:
-            return lambda: function(*inputs, dtype=dtype)
+            return lambda: function(*inputs, **typed)
         leaves = [part.detach().requires_grad_() for part in inputs]
-        return differentiated(lambda *parts: function(*parts, dtype=dtype), leaves, upstream)
+        return differentiated(lambda *parts: function(*parts, **typed), leaves, upstream)
 
     ours = {"fresh": call(function, inputs, job.compute, upstream)}
     if not job.backward:
-        ours = {"out=": lambda: function(*inputs, dtype=job.compute, out=into), **ours}
+        typed = {"dtype": job.compute} if job.modulated else {}
+        ours = {"out=": lambda: function(*inputs, **typed, out=into), **ours}
     peers = {"eager": call(reference, inputs, job.compute, upstream)}
     if compiled := scope.compiled(reference):
         peers["torch.compile"] = call(compiled, inputs, job.compute, upstream)
@@ -94,44 +103,15 @@ def _contest(scope: Scope, job: _Job) -> Candidates:
     )
 
 
-def _gate(scope: Scope, shape: tuple[int, int, int], dtype: torch.dtype, backward: bool) -> Candidates:
-    """The gated residual alone."""
-    from gensys.kernels.adaln import adaln_gate, reference_gate
-
-    job = _Job(shape, dtype, dtype, gated=True, backward=backward)
-    inputs = _inputs(job)[:3]
-    x, upstream = inputs[0], [torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)]
-    out = torch.empty_like(x)
-
-    def call(function: Callable[..., Any], inputs: list[Tensor], upstream: list[Tensor]) -> Call:
-        if not backward:
-            return lambda: function(*inputs)
-        return differentiated(function, [part.detach().requires_grad_() for part in inputs], upstream)
-
-    ours = {"fresh": call(adaln_gate, inputs, upstream)}
-    if not backward:
-        ours = {"out=": lambda: adaln_gate(*inputs, out=out), **ours}
-    peers = {"eager": call(reference_gate, inputs, upstream)}
-    if compiled := scope.compiled(reference_gate):
-        peers["torch.compile"] = call(compiled, inputs, upstream)
-    exact = call(reference_gate, [part.double() for part in inputs], [g.double() for g in upstream])
-    return Candidates(
-        ours=ours,
-        peers=peers,
-        error=deviation(exact()),
-        tolerance=1e-5 if dtype == torch.float32 else 2e-2,
-        limit=copying(x),
-        work=(6.0 if backward else 3.0) * x.nbytes,  # x and y are read, h is written; then dh, y and dy
-        grad=backward,
-    )
-
-
 def _passes(job: _Job) -> float:
     """How many pairs of tensors, one of the residual stream's and one of the network's dtype, go through memory.
 
     Forward x and the result, with a gate also y and h. Backward the gradient of the result and of x, and x again (of
-    the stream's dtype, which is counted as the mean of both); with a gate those of h and y, and h and y again.
+    the stream's dtype, which is counted as the mean of both); with a gate those of h and y, and h and y again. Of the
+    gate alone x, y and h, and backward the gradients of h and y, and y again.
     """
+    if not job.modulated:
+        return 1.5 + 1.5 * job.backward
     forward = 2.0 if job.gated else 1.0
     backward = 3.0 if job.gated else 1.5
     return forward + backward * job.backward

@@ -83,12 +83,10 @@ def _contest(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(the lines of a row, one for each way of ours and each peer; its failures)."""
     head = {"name": row.name, "shape": row.shape, "dtype": row.dtype}
-    # what fails, such as another version of a library, must not cost the rows that are measured
     try:
         candidates = row.prepare(scope)
-    except Exception as failure:
+    except Exception as failure:  # of another version of a library, say: it must not cost the rows that are measured
         return [], [head | _failed("the row", math.inf, 0.0, _reason(failure))]
-    wrong: list[dict[str, Any]] = []
     try:
         with torch.set_grad_enabled(candidates.grad):
             errors, wrong = _checked(candidates)
@@ -98,9 +96,10 @@ def _contest(
                 candidates.limit.call()
             samples = measure(_calls(candidates, protocol), protocol, clock)
         peaks: dict[str, int | None] = {}
-        for name in errors if candidates.peak else ():
+        peak = candidates.peak or (lambda name: None)
+        for name in errors:
             try:
-                peaks[name] = candidates.peak(name.partition(" ")[2]) if candidates.peak else None
+                peaks[name] = peak(name.partition(" ")[2])
             except RuntimeError as failure:
                 wrong.append(_failed(name, errors[name], candidates.tolerance, _reason(failure)))
     finally:
@@ -142,7 +141,7 @@ def _checked(candidates: Candidates) -> tuple[dict[str, float], list[dict[str, A
                 if result is None and kind == "peer":
                     continue
                 error = candidates.error(result)
-            except Exception as failure:
+            except Exception as failure:  # a candidate that does not compile, say: as above
                 why = _reason(failure)
             errors[f"{kind} {name}"] = error
             if not error <= tolerance:
