@@ -9,12 +9,12 @@ void check_pair(const Tensor& a, const Tensor& b, const char* name) {
                   "' must be float32 or bfloat16");
   check(b, b.scalar_type(), name);
   check(a, b.scalar_type(), "out");
-  prefer_huge_pages(a);
   STD_TORCH_CHECK(a.numel() == b.numel(), "'out' must have the shape of '", name, "'");
 }
 
 void gelu(const Tensor& out, const Tensor& x) {
   check_pair(out, x, "x");
+  prefer_huge_pages(out);
   const auto run = [&]<typename T>(void (*kernel)(T*, const T*, int64_t)) {
     T* const y = static_cast<T*>(out.mutable_data_ptr());
     const T* const in = static_cast<const T*>(x.const_data_ptr());
@@ -27,6 +27,7 @@ void gelu(const Tensor& out, const Tensor& x) {
 void gelu_backward(const Tensor& out, const Tensor& dy, const Tensor& x) {
   check_pair(out, x, "x");
   check_pair(out, dy, "dy");
+  prefer_huge_pages(out);
   const auto run = [&]<typename T>(void (*kernel)(T*, const T*, const T*, int64_t)) {
     T* const dx = static_cast<T*>(out.mutable_data_ptr());
     const T* const up = static_cast<const T*>(dy.const_data_ptr());
