@@ -1,0 +1,75 @@
+"""`gensys sample`: samples into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gensys.arguments import SeedRange, overrides
+from gensys.commands.options import (
+    knobs_argument,
+    out_option,
+    quiet_option,
+    run_argument,
+    screen,
+    shard_option,
+    workers_option,
+)
+from gensys.commands.wording import store_answer
+from gensys.run import RunFolder
+from gensys.terminal import Answer, answering, keeping, quoted
+
+
+@click.command()
+@run_argument
+@knobs_argument
+@click.option("--seeds", "ids", type=SeedRange(), default="64", show_default=True, help="Which samples to draw.")
+@click.option(
+    "--seed",
+    type=int,
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Another seed gives other samples.",
+)
+@click.option("--label", type=click.IntRange(0), metavar="N", help="Class to draw.  [default: every class in turn]")
+@out_option
+@shard_option
+@workers_option()
+@quiet_option
+@answering
+def sample(
+    run: Path,
+    knobs: Sequence[str],
+    ids: range,
+    seed: int,
+    label: int | None,
+    out: Path | None,
+    shard: int | None,
+    workers: int,
+    quiet: bool,
+) -> Answer:
+    """Draw samples into a store.
+
+    The store is RUN/samples.zarr unless --out names another. The knobs that do not touch the weights, such as steps=40,
+    may be given anew. Sample i depends on the run, the seed, i, and the label and knobs asked for: any range, any
+    number of workers and any size of shard give the same images.
+    """
+    from gensys.pipelines.sample import sample as pipeline
+
+    out = out or run / "samples.zarr"
+    keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
+    store = pipeline(
+        RunFolder(run),
+        out,
+        ids=ids,
+        seed=seed,
+        label=label,
+        overrides=overrides(knobs),
+        shard=shard,
+        workers=workers,
+        screen=screen(quiet),
+    )
+    return store_answer(store, f"gensys evaluate {quoted(out)}")

@@ -1,0 +1,79 @@
+"""`gensys train`: train a recipe, or resume it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+
+from gensys.arguments import RUNS, absolute, overrides
+from gensys.commands.options import knobs_argument, quiet_option, recipe_argument, screen, workers_option
+from gensys.commands.wording import facts
+from gensys.run import RunFolder, resolve
+from gensys.terminal import Answer, answering, duration, keeping, quoted
+
+
+@click.command()
+@recipe_argument
+@knobs_argument
+@workers_option()
+@click.option("--seed", type=int, metavar="N", help="The knob 'seed'.")
+@click.option("--run", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.  [default: runs/RECIPE]")
+@click.option("--fresh", is_flag=True, help="Start anew, even if the run is there.")
+@click.option(
+    "--exact",
+    "parts",
+    type=click.IntRange(1),
+    metavar="[PARTS]",
+    is_flag=False,
+    flag_value=8,
+    help="Compute each step in PARTS parts (8): the same bits for any number of workers that divides it.",
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
+@quiet_option
+@answering
+def train(
+    recipe: str,
+    knobs: Sequence[str],
+    workers: int,
+    seed: int | None,
+    run: Path | None,
+    fresh: bool,
+    parts: int | None,
+    dry_run: bool,
+    quiet: bool,
+) -> Answer:
+    """Train a recipe, or resume it.
+
+    RECIPE is a name that `gensys list` shows, or ./file.py:function. Its knobs are set as knob=value; `gensys show
+    RECIPE` explains them.
+    """
+    texts = overrides(knobs, seed)
+    if "data" in texts:
+        texts["data"] = absolute(texts["data"])
+    spec = replace(resolve(recipe, texts), parts=parts or 0)
+    folder = RunFolder(run or RUNS / recipe.rpartition(":")[2])
+    where = quoted(folder.path)
+
+    from gensys.pipelines import train as pipeline
+
+    if dry_run:
+        plan = pipeline.plan(spec, workers)
+        return Answer(plan, facts(plan))
+    keeping(f"The checkpoints in {where} are kept; the same command (without --fresh) goes on from the newest.")
+    state = pipeline.train(folder, spec, workers=workers, fresh=fresh, screen=screen(quiet))
+    done = "trained" if state.finished else "stopped, unfinished, after"
+    following = f"gensys {'encode' if is_codec(folder.path) else 'sample'} {where}"
+    return Answer(
+        {"run": folder.path.resolve(), **asdict(state)},
+        f"{where}: {done} {state.step:,} steps, {state.images:,} rows, {duration(state.seconds)}\n"
+        f"next: {following if state.finished else 'the same command, which goes on'}",
+    )
+
+
+def is_codec(run: Path) -> bool:
+    from gensys.report.reading import training
+
+    return training(run).is_codec

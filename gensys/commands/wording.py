@@ -1,0 +1,70 @@
+"""How results are put into words: names and values, scores, what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gensys.terminal import Answer, columns, duration, quoted, size
+
+if TYPE_CHECKING:
+    from gensys.data.store import Store
+
+__all__ = ["facts", "number", "scores", "store_answer"]
+
+
+def store_answer(store: Store, following: str) -> Answer:
+    """What a finished store holds, and the command to go on with."""
+    arrays = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in store.config.arrays.items()}
+    name, what = ("mean", "latent") if "mean" in arrays else ("x", "sample")
+    text = f"{len(store):,} {what}{'' if len(store) == 1 else 's'} of {'x'.join(map(str, arrays[name]['shape']))} "
+    text += (
+        f"{arrays[name]['dtype']}{' with labels' if store.attributes.get('classes') else ''} in {quoted(store.path)}"
+    )
+    picture = store.path.with_suffix(".png")
+    text += f"; picture: {quoted(picture)}" if what == "sample" and picture.exists() else ""
+    return Answer(
+        {"store": store.path.resolve(), "rows": len(store), "shards": store.config.shards, "arrays": arrays},
+        f"{text}\nnext: {following}",
+    )
+
+
+def scores(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The numbers, then what each one is."""
+    rows = [["metric", "value", "95 % interval", "real data", "better", "rows"]]
+    for name, metric in metrics.items():
+        interval = "" if metric["low"] is None else f"{number(metric['low'])} .. {number(metric['high'])}"
+        value = f"{number(metric['value'])} {metric['unit']}".rstrip()
+        rows.append([name, value, interval, number(metric["floor"]), metric["better"], f"{metric['n']:,}"])
+    about = columns([[name, metric["about"]] for name, metric in metrics.items()])
+    return f"{columns(rows)}\n\n{about}"
+
+
+def facts(facts: Mapping[str, object]) -> str:
+    """Names and values; where a name ends in a unit, the value gets it."""
+    return columns(list(_flat(facts)))
+
+
+def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in facts.items():
+        title = prefix + name.replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{title}, ")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and "seconds" in name:
+            if name == "estimated_seconds":
+                whole = duration(round(value / 60) * 60).removesuffix(" 00 s")
+                yield "time", f"about {whole if value >= 600 else duration(value)}"
+            else:
+                yield title.replace("seconds", "time"), duration(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and "bytes" in name:
+            yield title.removesuffix(" bytes"), size(value)
+        else:
+            yield title, number(value)
+
+
+def number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return (
+        f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "" if value is None else str(value)
+    )
