@@ -29,7 +29,7 @@ def squared(decoded: Tensor, x: Tensor) -> Tensor:
 class Autoencoder(Generative):
     """encoder: (B, *S) -> (B, 2 Z, ...), mean and logvar stacked along dim 1; decoder: (B, *latent) -> (B, *S).
 
-    latent: the shape of one latent. beta: the weight of the KL term, 1 for the bound. logvar_limit: log-variances are
+    latent: the shape of one latent as `sample` draws it. beta: the weight of the KL term, 1 for the bound. logvar_limit: log-variances are
     kept within +-limit: exp(20) is far below float32's largest number, also after squaring.
     """
 
@@ -56,7 +56,8 @@ class Autoencoder(Generative):
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
         posterior = self.encode(batch.x)
-        decoded = self.decode(posterior.sample(noise.normal(self.latent, Stream.POSTERIOR)))
+        eps = noise.normal(tuple(posterior.mean.shape[1:]), Stream.POSTERIOR)
+        decoded = self.decode(posterior.sample(eps))
         return elbo(self.reconstruction(decoded, batch.x), posterior, self.beta)
 
     @torch.no_grad()

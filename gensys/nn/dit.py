@@ -57,7 +57,8 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """net(x_t, t, cond) on (B, C, height, width).
 
-    shape: (C, height, width). patch: side of the square patches that become tokens. classes: 0 = unconditional.
+    shape: (C, height, width), the usual one: any other whose sides are multiples of the patch is computed as well.
+    patch: side of the square patches that become tokens. classes: 0 = unconditional.
     The last layer and every gate start at zero, so the untrained network returns 0.
     """
 
@@ -73,13 +74,13 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         channels, rows, columns = shape
-        if rows % patch or columns % patch:
-            raise ValueError(f"'patch' must divide the sides of {shape}, got {patch}")
+        self.patch, self.width, self.depth = patch, width, depth
+        positions = self.grid(rows, columns)
         if width % heads:
             raise ValueError(f"'width' must be a multiple of 'heads' ({heads}), got {width}")
-        self.shape, self.patch, self.depth = shape, patch, depth
         self.embed = Linear(channels * patch**2, width)
-        self.register_buffer("positions", grid_positions(rows // patch, columns // patch, width), persistent=False)
+        self.register_buffer("positions", positions, persistent=False)
+        self.usual = rows, columns
         self.positions: Tensor
         self.time = TimeEmbedding(width)
         self.label = LabelEmbedding(classes, width)
@@ -96,25 +97,32 @@ class DiT(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         tokens = self.embed(self.tokens(x_t))
-        x = tokens + self.positions  # float32 also under autocast: the residual stream keeps its precision
+        rows, columns = x_t.shape[2:]
+        positions = self.positions if (rows, columns) == self.usual else self.grid(rows, columns).to(x_t.device)
+        x = tokens + positions  # float32 also under autocast: the residual stream keeps its precision
         c = F.silu(self.time(t) + self.label(cond, x.shape[0]))
         # (6 depth + 2, B, D): shift, scale and gate of the two halves of each block; shift and scale of the last layer
         m = self.modulation(c).float().view(x.shape[0], 6 * self.depth + 2, -1).transpose(0, 1).contiguous().unbind()
         y = adaln_modulate(x, m[0], m[1], eps=EPS, dtype=tokens.dtype)
         for k, block in enumerate(self.blocks):
             x, y = block(x, y, m[6 * k + 2 : 6 * k + 6], m[6 * k + 6 : 6 * k + 8])
-        return self.image(self.out(y)).to(x_t.dtype)
+        return self.image(self.out(y), rows, columns).to(x_t.dtype)
+
+    def grid(self, rows: int, columns: int) -> Tensor:
+        """The positions of the tokens of (C, rows, columns), (T, D)."""
+        if rows % self.patch or columns % self.patch:
+            raise ValueError(f"'patch' must divide the sides of {rows} x {columns}, got {self.patch}")
+        return grid_positions(rows // self.patch, columns // self.patch, self.width)
 
     def tokens(self, x: Tensor) -> Tensor:
         """(B, C, rows, columns) -> (B, T, C patch^2)."""
-        c, rows, columns = self.shape
+        _, c, rows, columns = x.shape
         p = self.patch
         x = x.view(-1, c, rows // p, p, columns // p, p).permute(0, 2, 4, 1, 3, 5)
         return x.reshape(x.shape[0], -1, c * p * p)
 
-    def image(self, tokens: Tensor) -> Tensor:
+    def image(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
         """(B, T, C patch^2) -> (B, C, rows, columns)."""
-        c, rows, columns = self.shape
         p = self.patch
-        x = tokens.view(-1, rows // p, columns // p, c, p, p).permute(0, 3, 1, 4, 2, 5)
-        return x.reshape(-1, c, rows, columns)
+        x = tokens.view(tokens.shape[0], rows // p, columns // p, -1, p, p).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(tokens.shape[0], -1, rows, columns)

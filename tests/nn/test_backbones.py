@@ -36,11 +36,21 @@ def test_patches_are_taken_apart_and_put_together(shape, patch):
     x = torch.arange(2.0 * shape[0] * shape[1] * shape[2]).view(2, *shape)
     tokens = net.tokens(x)
     assert tokens.shape == (2, shape[1] * shape[2] // patch**2, shape[0] * patch**2)
-    assert torch.equal(net.image(tokens), x)
+    assert torch.equal(net.image(tokens, *shape[1:]), x)
     corner = x[0, :, :patch, :patch]
     assert torch.equal(tokens[0, 0], corner.flatten())
     right = x[0, :, :patch, patch : 2 * patch] if shape[2] > patch else x[0, :, patch : 2 * patch, :patch]
     assert torch.equal(tokens[0, 1], right.flatten())
+
+
+def test_another_grid_is_that_of_a_network_built_for_it():
+    net = awake(dit())
+    wide = DiT((3, 4, 12), patch=2, width=32, depth=2, heads=4, classes=5)
+    wide.load_state_dict(net.state_dict())
+    x, t = inputs(4, (3, 4, 12))
+    assert torch.equal(net(x, t, {}), wide(x, t, {}))
+    with pytest.raises(ValueError, match="'patch' must divide the sides of 5 x 4"):
+        net(torch.zeros(1, 3, 5, 4), t[:1], {})
 
 
 def test_an_untrained_transformer_returns_zero():
