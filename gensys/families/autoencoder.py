@@ -29,8 +29,9 @@ def squared(decoded: Tensor, x: Tensor) -> Tensor:
 class Autoencoder(Generative):
     """encoder: (B, *S) -> (B, 2 Z, ...), mean and logvar stacked along dim 1; decoder: (B, *latent) -> (B, *S).
 
-    latent: the shape of one latent as `sample` draws it. beta: the weight of the KL term, 1 for the bound. logvar_limit: log-variances are
-    kept within +-limit: exp(20) is far below float32's largest number, also after squaring.
+    latent: the shape of one latent as `sample` draws it. beta: the weight of the KL term, 1 for the bound.
+    logvar_limit: log-variances are kept within +-limit: exp(20) is far below float32's largest number, also after
+    squaring.
     """
 
     def __init__(

@@ -96,9 +96,9 @@ class DiT(nn.Module):
             nn.init.zeros_(zero.weight)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        tokens = self.embed(self.tokens(x_t))
         rows, columns = x_t.shape[2:]
         positions = self.positions if (rows, columns) == self.usual else self.grid(rows, columns).to(x_t.device)
+        tokens = self.embed(self.tokens(x_t))
         x = tokens + positions  # float32 also under autocast: the residual stream keeps its precision
         c = F.silu(self.time(t) + self.label(cond, x.shape[0]))
         # (6 depth + 2, B, D): shift, scale and gate of the two halves of each block; shift and scale of the last layer
