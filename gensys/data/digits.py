@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import importlib.util
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gensys.core import Batch
-from gensys.data.source import Source, check_rows, scaled
+from gensys.data.source import Source, check_rows, digests_of, scaled
 from gensys.errors import DataError
 from gensys.noise import Noise
 
@@ -63,6 +63,26 @@ class GreyDigits:
     def fingerprint(self) -> str:
         """Hash of pixels and labels, so that it does not depend on how they were packed."""
         return self._hash
+
+    @cached_property
+    def _digests(self) -> npt.NDArray[np.uint8]:
+        return digests_of(*self._content)
+
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """See `Source`: of each row's pixels and label."""
+        return self._digests
+
+    def quarantine(self) -> Mapping[int, str]:
+        """None: the file is whole, or it is not read."""
+        return {}
+
+    def named(self, rows: Tensor) -> list[str]:
+        """See `Source`: "mnist:17"."""
+        return [f"{self.name}:{row}" for row in rows.tolist()]
+
+    def texts(self, rows: Tensor) -> list[str] | None:
+        """None: there are no captions."""
+        return None
 
     def batch(self, rows: Tensor, noise: Noise) -> Batch:
         """See `Source`; the noise is not used."""

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gensys.core import Batch, Posterior
-from gensys.data.source import Source, check_rows
+from gensys.data.source import Source, check_rows, digests_of
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import DataError, StoreError
 from gensys.noise import Noise, Stream
@@ -185,6 +186,25 @@ class LatentSource:
     def fingerprint(self) -> str:
         """Hash of the configuration, the digests of all shards and the normalisation; no shard is read for it."""
         return self._hash
+
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """See `Source`: of each row's posterior and label; all of the store is read for it."""
+        step = self.store.config.shard
+        blocks = [range(i, min(i + step, len(self))) for i in range(0, len(self), step)]
+        names = ("mean", "logvar", "label")
+        return np.concatenate([digests_of(*(self.store.read(name, rows) for name in names)) for rows in blocks])
+
+    def quarantine(self) -> Mapping[int, str]:
+        """None: what could not be encoded is not in the store."""
+        return {}
+
+    def named(self, rows: Tensor) -> list[str]:
+        """See `Source`: "latents.zarr:17"."""
+        return [f"{self.store.path.name}:{row}" for row in rows.tolist()]
+
+    def texts(self, rows: Tensor) -> list[str] | None:
+        """None: a store of latents holds no captions."""
+        return None
 
     def posterior(self, rows: Tensor) -> Posterior:
         """The stored posteriors of rows, not normalised: mean and logvar (B, *Z) float32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gensys.data.sources import open_source, split
+from gensys.data.sources import image_shape, open_source, split
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
 from gensys.engine.precision import Precision
@@ -11,8 +11,8 @@ from gensys.systems.kl_autoencoder import kl_autoencoder as system
 
 
 def kl_autoencoder(
-    data: str = "mnist",  # mnist, fashion, or a folder of images (class = subfolder)
-    size: int = 32,  # side to which a folder's images are cropped and scaled
+    data: str = "mnist",  # mnist, fashion, a folder of images (class = subfolder), .tar, .parquet, .npz
+    size: int = 32,  # side to which encoded images are cropped and scaled
     channels: int = 4,  # channels of the latents
     width: int = 32,  # channels at the finest resolution; doubles when it halves
     levels: int = 2,  # resolutions; the latents are 2 * 2^(levels - 1) times smaller than the image
@@ -29,7 +29,7 @@ def kl_autoencoder(
         source=source,
         rows=split(source)[0],
         build=lambda: system(
-            (source.shape[0], source.shape[1], source.shape[2]),
+            image_shape(source),
             channels=channels,
             widths=tuple(width * 2**k for k in range(levels)),
             beta=beta,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gensys.data.latents import LatentSource
-from gensys.data.sources import split
+from gensys.data.sources import image_shape, split
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
 from gensys.engine.precision import Precision
@@ -43,7 +43,7 @@ def latent_dit(
     source = LatentSource.open(data)
     scale = guidance if source.classes else 1.0  # without labels there is nothing to follow
     sampler = Sampler(SOLVERS[solver], tuple(shifted(uniform(steps), shift)), Guidance(scale, (guide_to, guide_from)))
-    shape = (source.shape[0], source.shape[1], source.shape[2])
+    shape = image_shape(source)
 
     def build() -> Latent:
         prior = flow_dit(

@@ -1,0 +1,181 @@
+"""Arrays as a source: images or vectors that are numbers already, from .npz and .npy files, or out of a table."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gensys.core import Batch
+from gensys.data.source import check_rows, digests_of, fingerprint_of, labels_of, scaled
+from gensys.errors import DataError
+from gensys.noise import Noise
+
+__all__ = ["Arrays", "open_array"]
+
+_X = ("x", "images", "data")
+_LABELS = ("y", "label", "labels")
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
+_BLOCK = 4096  # rows that are looked at at once: a mapped file need not fit into memory
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Rows of an array. place: where it is, for a person.
+
+    x: images (n, C, H, W) uint8, which become [-1, 1], or vectors (n, D) float32, which are taken as they are: nothing
+    is shifted or scaled, since a test set must be treated as its training set was. labels: (n,) int64, -1 = none.
+    known: rows that are known to be damaged, with the reasons. title: what a person calls a row, from its number.
+    """
+
+    name: str
+    place: str
+    x: npt.NDArray[Any]
+    labels: Tensor
+    classes: tuple[str, ...]
+    known: Mapping[int, str]
+    title: Callable[[int], str]
+    first_test: None = None
+
+    @property
+    def about(self) -> str:
+        """What was found; files state no licence."""
+        classes = f"{len(self.classes)} classes" if self.classes else "no classes"
+        if len(self.shape) == 1:
+            return f"{len(self):,} vectors of {self.shape[0]} numbers of {self.place}, {classes}, as they are"
+        kind = "RGB" if self.shape[0] == 3 else "grey"
+        return f"{len(self):,} {kind} images of {self.place}, {classes}, {self.shape[1]}x{self.shape[2]}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) or (D,)."""
+        return self.x.shape[1:]
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    @cached_property
+    def _digests(self) -> npt.NDArray[np.uint8]:
+        labels = self.labels.numpy()
+        starts = range(0, len(self), _BLOCK)
+        return np.concatenate([digests_of(self.x[i : i + _BLOCK], labels[i : i + _BLOCK]) for i in starts])
+
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """See `Source`: of each row's numbers and its label."""
+        return self._digests
+
+    def fingerprint(self) -> str:
+        """Hash of every row's digest, the classes' names and the shape."""
+        return fingerprint_of((self.shape, str(self.x.dtype), self.classes), self.digests())
+
+    @cached_property
+    def _quarantine(self) -> Mapping[int, str]:
+        found = dict(self.known)
+        for i in range(0, len(self), _BLOCK) if self.x.dtype.kind == "f" else ():
+            finite = np.isfinite(self.x[i : i + _BLOCK]).all(1)
+            for row in (np.flatnonzero(~finite) + i).tolist():
+                found.setdefault(row, "it holds a number that is not finite")
+        return dict(sorted(found.items()))
+
+    def quarantine(self) -> Mapping[int, str]:
+        """See `Source`: vectors with a number that is missing or not finite."""
+        return self._quarantine
+
+    def named(self, rows: Tensor) -> list[str]:
+        """See `Source`."""
+        return [self.title(row) for row in rows.tolist()]
+
+    def texts(self, rows: Tensor) -> list[str] | None:
+        """None: arrays have no captions."""
+        return None
+
+    def batch(self, rows: Tensor, noise: Noise) -> Batch:
+        """See `Source`; the noise is not used."""
+        check_rows(rows, len(self))
+        values = torch.from_numpy(self.x[rows.numpy()])
+        if values.dtype == torch.uint8:
+            values = scaled(values)
+        elif not bool(values.isfinite().all()) or not self.known.keys().isdisjoint(rows.tolist()):
+            row = next(row for row in rows.tolist() if row in self.quarantine())
+            raise DataError(f"the row {self.title(row)!r} cannot be used: {self.quarantine()[row]}")
+        return Batch(values, {"label": self.labels[rows]} if self.classes else {}, rows)
+
+    def origin(self, rows: Tensor) -> Tensor:
+        """The rows themselves."""
+        return rows
+
+
+def open_array(path: Path) -> Arrays:
+    """A .npy file of an array (n, ...), which is mapped, or an .npz file with "x" and, if there are labels, "y".
+
+    Images: uint8 (n, H, W), (n, H, W, C) or (n, C, H, W) with C = 1 or 3, in their own size. Vectors: numbers (n, D).
+    Labels: whole numbers from 0 or words, (n,). Raises DataError, also for arrays of Python objects: nothing is
+    unpickled.
+    """
+    labels = None
+    try:
+        if path.suffix.lower() == ".npy":
+            x = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                x = file[_member(path, file.files, _X)]
+                name = next((name for name in _LABELS if name in file.files), None)
+                labels = None if name is None else file[name]
+    except _DAMAGE as error:
+        raise DataError(f"the array file {str(path)!r} cannot be read ({error}): save it again with numpy") from error
+    x = _rows(path, x)
+    numbers, classes = _labels(path, labels, len(x))
+    title = f"{path.name}:{{}}".format
+    return Arrays(path.stem, f"the array {str(path)!r}", x, numbers, classes, {}, title)
+
+
+def _member(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
+    for name in wanted:
+        if name in names:
+            return name
+    raise DataError(f"{str(path)!r} holds the arrays {', '.join(names) or '(none)'}: call the data in it {wanted[0]!r}")
+
+
+def _rows(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Images as (n, C, H, W) uint8, vectors as (n, D) float32."""
+    told = f"the array of {str(path)!r} is {x.dtype} of shape {x.shape}"
+    wanted = "images are uint8 (n, H, W), (n, H, W, C) or (n, C, H, W) with C = 1 or 3, vectors numbers (n, D)"
+    if x.ndim < 2 or not x.size:
+        raise DataError(f"{told}: {wanted}")
+    if x.ndim == 2 and x.dtype.kind in "fiu":
+        if x.dtype == np.float32:
+            return x
+        with np.errstate(over="ignore"):  # infinity: such rows are put into quarantine
+            return x.astype(np.float32)
+    if x.dtype != np.uint8 or x.ndim > 4:
+        raise DataError(f"{told}: {wanted}")
+    if x.ndim == 3:
+        return x[:, None]
+    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
+    if first == last:
+        why = "channels could be its second axis or its last" if first else "it has neither 1 nor 3 channels"
+        raise DataError(f"{told}, and {why}: {wanted}")
+    return x if first else x.transpose(0, 3, 1, 2)
+
+
+def _labels(path: Path, labels: npt.NDArray[Any] | None, n: int) -> tuple[Tensor, tuple[str, ...]]:
+    if labels is None:
+        return labels_of([None] * n)
+    if labels.shape != (n,) or labels.dtype.kind not in "iuU":
+        raise DataError(
+            f"the labels of {str(path)!r} are {labels.dtype} of shape {labels.shape}: {n} whole numbers or words are "
+            f"wanted"
+        )
+    try:
+        return labels_of(labels.tolist())
+    except DataError as error:
+        raise DataError(f"the labels of {str(path)!r}: {error}") from error
