@@ -113,8 +113,8 @@ def _not_a_knob(text: str) -> NoReturn:
 
 
 def absolute(data: str) -> str:
-    """A directory as an absolute path, since workers may run elsewhere; a data set's name stays as it is."""
+    """A path as an absolute one, since workers may run elsewhere; a data set's name stays as it is."""
     from gensys.doctor import DATA
 
     path = Path(data).expanduser()
-    return str(path.resolve()) if data not in DATA and path.is_dir() else data
+    return str(path.resolve()) if data not in DATA and (path.exists() or "{" in path.name) else data

@@ -72,13 +72,15 @@ class Run:
 @dataclass(frozen=True)
 class Spec:
     """What travels. recipe: a built-in name or /path/to/file.py:function; code: that file's text, for workers.
-    parts: how a step is computed, see `engine.loop.Settings`; it goes with every recipe.
+    parts: how a step is computed, see `engine.loop.Settings`; it goes with every recipe. damaged: the largest share of
+    the data's rows that may be beyond reading, None = what `data.quarantine` allows.
     """
 
     recipe: str
     knobs: Mapping[str, Knob]
     code: str = ""
     parts: int = 0
+    damaged: float | None = None
 
     def load(self) -> Run:
         """Call the recipe. Raises ConfigError if its knobs do not fit together."""
@@ -278,7 +280,8 @@ class RunFolder:
         """Write run.json: the spec, the code's hash for a recipe in a file, and facts such as the data's hash."""
         code = {"code_sha256": trust.fingerprint(spec.code)} if spec.code else {}
         parts = {"parts": spec.parts} if spec.parts else {}
-        document = {"recipe": spec.recipe, "knobs": dict(spec.knobs), **parts, **code, **facts}
+        damaged = {} if spec.damaged is None else {"damaged": spec.damaged}
+        document = {"recipe": spec.recipe, "knobs": dict(spec.knobs), **parts, **damaged, **code, **facts}
         text = json.dumps(document, indent=2) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -299,6 +302,10 @@ class RunFolder:
                 raise TypeError("'recipe' or 'knobs' is of another type")
             if not isinstance(document.setdefault("parts", 0), int):
                 raise TypeError("'parts' is of another type")
+            if not isinstance(document.setdefault("damaged", None), float | int | None):
+                raise TypeError("'damaged' is of another type")
+            if not all(isinstance(entry["row"], int) for entry in document.get("data", {}).get("quarantined", [])):
+                raise TypeError("'quarantined' is of another type")
             if ":" in document["recipe"] and not isinstance(document["code_sha256"], str):
                 raise TypeError("'code_sha256' is of another type")
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -307,7 +314,7 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise RunError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"{str(path)!r} is damaged ({error!r}): train again with --fresh") from error
         return document
 
@@ -327,7 +334,11 @@ class RunFolder:
                     f"{str(self.path)!r} would execute the recipe file {recipe!r}, which you have not trained with. If "
                     f"you have read it and trust it: gensys train {recipe} --run {self.path}"
                 )
-        return Spec(recipe, document["knobs"], code, document["parts"])
+        return Spec(recipe, document["knobs"], code, document["parts"], document["damaged"])
+
+    def quarantined(self) -> list[int]:
+        """The rows of the data that could not be read when the run was begun: it is not trained on them."""
+        return [entry["row"] for entry in self.document().get("data", {}).get("quarantined", [])]
 
     def differences(self, spec: Spec) -> list[str]:
         """How a Spec differs from the one on the disk, one line each."""

@@ -11,6 +11,7 @@ from gensys.pipelines.pool import BLOCK, Pool, check_shard, default_shard, devic
 
 from gensys.core import Codec
 from gensys.data.latents import create_latents, seal_latents
+from gensys.data.quarantine import check_quarantine, told, without
 from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
 from gensys.errors import RunError
@@ -96,15 +97,20 @@ def encode(
     workers: int,
     screen: Screen,
     pool: Pool | None = None,
+    damaged: float | None = None,
 ) -> Store:
     """Encode every row of a source with the codec of a run; goes on where an earlier call was stopped.
 
-    The same run and data give the same bytes, whatever the number of workers.
+    The same run and data give the same bytes, whatever the number of workers. damaged: the largest share of the rows
+    that may be beyond reading, None = that of the run.
     """
     spec, weights = folder.spec(), folder.weights_digest()
     source, codec = source_of(spec, data), _codec(folder, spec, weights)
+    found = check_quarantine(source, spec.damaged if damaged is None else damaged)
+    if found:
+        screen.line(f"{told(source, found)}; they are left out")
     with torch.no_grad():
-        row = torch.zeros(1, dtype=torch.int64)
+        row = without(torch.arange(len(source)), found)[:1]
         shape = codec.encode(source.batch(row, Noise(0, row)).x.to(device())).mean.shape[1:]
     store = create_latents(
         out,

@@ -21,7 +21,8 @@ from torch import Tensor
 from gensys.core import Codec
 from gensys.data import order
 from gensys.data.latents import LatentSource
-from gensys.data.sources import Source, split
+from gensys.data.quarantine import readable
+from gensys.data.sources import Source
 from gensys.data.store import Store
 from gensys.engine.precision import resolve
 from gensys.errors import RunError
@@ -61,7 +62,7 @@ def judge_of(source: Source, folder: Path) -> Judge:
     """The classifier of a data set, trained on its training split; kept in `folder` for the next time."""
     if not source.classes:
         raise RunError(f"{source.name!r} has no classes, so no classifier can be trained: use data in class subfolders")
-    parts = [part for rows in split(source) for part in _images(source, rows)]
+    parts = [part for rows in readable(source) for part in _images(source, rows)]
     try:
         return judge(folder, *parts, classes=len(source.classes))
     except ValueError as error:  # too few images or classes, or of a size that the network cannot see
@@ -79,7 +80,7 @@ class _Real:
 
     @classmethod
     def choose(cls, source: Source, n: int) -> _Real:
-        train, test = (_shuffled(rows) for rows in split(source))
+        train, test = (_shuffled(rows) for rows in readable(source))
         fill = max(0, n - len(test))
         others = train[fill : fill + n]
         return cls(test, train, torch.cat([test[:n], train[:fill]]), others if len(others) == n else None)
@@ -137,7 +138,7 @@ def _score(
 @torch.no_grad()
 def _reconstruct(codec: Codec, source: Source, picture: Path | None) -> dict[str, Metric]:
     """Scores of decoded held-out images, and a picture: rows of originals above rows of what came back."""
-    rows = _shuffled(split(source)[1])[:10_000]
+    rows = _shuffled(readable(source)[1])[:10_000]
     if not len(rows):
         raise RunError(f"{source.name!r} has no held-out images, so no reconstruction can be scored: use more images")
     x, _ = _images(source, rows)

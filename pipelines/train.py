@@ -29,6 +29,7 @@ from gensys import durable
 from gensys.core import Batch, Codec, Generative
 from gensys.data import order
 from gensys.data.latents import LatentSource
+from gensys.data.quarantine import check_quarantine, record, told, without
 from gensys.doctor import cores, environment
 from gensys.engine import log
 from gensys.engine.checkpoint import State, newest, read_state
@@ -51,6 +52,8 @@ _POLL = 0.25  # seconds between looks at the log of remote workers
 def plan(spec: Spec, workers: int) -> dict[str, object]:
     """What a run would do; writes nothing. Time is measured on three steps of this machine."""
     run = spec.load()
+    damaged = check_quarantine(run.source, spec.damaged)
+    run = replace(run, rows=without(run.rows, damaged))
     settings = run.settings
     torch.manual_seed(settings.seed)
     model = spec.model(run)
@@ -71,6 +74,7 @@ def plan(spec: Spec, workers: int) -> dict[str, object]:
         "data": run.source.about,
         "shape": list(run.source.shape),
         "rows": len(run.rows),
+        "damaged": len(damaged),
         "parameters": parameters,
         "batch": settings.batch,
         "steps": steps,
@@ -99,6 +103,7 @@ def _work(
 ) -> State:
     """What every worker does, in whichever process."""
     run = spec.load()
+    run = replace(run, rows=without(run.rows, folder.quarantined()))
     torch.manual_seed(run.settings.seed)  # the initial weights
     model = spec.model(run)
 
@@ -118,16 +123,17 @@ def _work(
     )
 
 
-def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool) -> Spec:
+def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: Screen) -> Spec:
     """Create the folder, or check that it may be resumed. Returns the spec with the precision decided.
 
     What cannot work is refused here, before anything is written: knobs that do not fit, a codec that is gone.
     """
     # decided once: a run that is resumed, on other hardware perhaps, goes on in the format and parts it was begun in
-    begun = folder.document() if folder.exists and not fresh else {"knobs": {}, "parts": 0}
+    begun = folder.document() if folder.exists and not fresh else {"knobs": {}, "parts": 0, "damaged": None}
     if spec.knobs.get("precision") == "auto":
         spec = spec.with_knobs({"precision": begun["knobs"].get("precision") or resolve("auto")})
-    spec = replace(spec, parts=spec.parts or begun["parts"])
+    damaged = begun["damaged"] if spec.damaged is None else spec.damaged
+    spec = replace(spec, parts=spec.parts or begun["parts"], damaged=damaged)
     run = spec.load()
     model = spec.model(run)
     if run.settings.batch % max(1, workers):
@@ -140,18 +146,25 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool) -> Spec:
     if isinstance(run.source, LatentSource):
         open_codec(run.source)
     source = run.source
-    data = {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}
+    found = check_quarantine(source, spec.damaged)
+    rows = without(run.rows, found)
+    if found:
+        screen.line(f"{told(source, found)}; they are left out")
+    data: dict[str, Any] = {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}
+    data |= {"quarantined": record(source, found)} if found else {}
     if fresh:
         _clear(folder)
     if not folder.exists:
         kind = "codec" if isinstance(model, Codec) else "model"
-        folder.create(spec, {"kind": kind, "data": data, "train_rows": len(run.rows)})
+        folder.create(spec, {"kind": kind, "data": data, "train_rows": len(rows)})
         durable.replace(folder.path / "env.json", (json.dumps(environment(), indent=2) + "\n").encode())
         return spec
     differences = folder.differences(spec)
     before = folder.document().get("data", data)["fingerprint"]
     if before != data["fingerprint"]:
         differences.append(f"the content of the data: {before[:12]} -> {data['fingerprint'][:12]}")
+    elif set(folder.quarantined()) != set(found):  # the same bytes: another machine, or one that is too busy
+        differences.append(f"rows that cannot be read: {len(folder.quarantined())} -> {len(found)}")
     if differences:
         raise RunError(
             f"{str(folder.path)!r} was started with another configuration: {'; '.join(differences)}. Choose "
@@ -229,7 +242,7 @@ def train(
     Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved.
     """
     with _alone(folder):
-        spec = _prepare(folder, spec, workers, fresh)
+        spec = _prepare(folder, spec, workers, fresh, screen)
         at = newest(folder.path / "checkpoints")
         if at is not None:
             state = read_state(at)

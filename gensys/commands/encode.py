@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from gensys.arguments import absolute
-from gensys.commands.options import out_option, quiet_option, run_argument, screen, shard_option, workers_option
+from gensys.commands.options import (
+    damaged_option,
+    out_option,
+    quiet_option,
+    run_argument,
+    screen,
+    shard_option,
+    workers_option,
+)
 from gensys.commands.wording import store_answer
 from gensys.run import RunFolder
 from gensys.terminal import Answer, answering, keeping, quoted
@@ -19,9 +27,18 @@ from gensys.terminal import Answer, answering, keeping, quoted
 @out_option
 @shard_option
 @workers_option()
+@damaged_option
 @quiet_option
 @answering
-def encode(run: Path, data: str | None, out: Path | None, shard: int | None, workers: int, quiet: bool) -> Answer:
+def encode(
+    run: Path,
+    data: str | None,
+    out: Path | None,
+    shard: int | None,
+    workers: int,
+    damaged: float | None,
+    quiet: bool,
+) -> Answer:
     """Encode data into a store of latents.
 
     RUN is the run of a codec, such as kl_autoencoder. The store is RUN/latents.zarr unless --out names another.
@@ -31,5 +48,7 @@ def encode(run: Path, data: str | None, out: Path | None, shard: int | None, wor
     out = out or run / "latents.zarr"
     keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
     data = None if data is None else absolute(data)
-    store = pipeline(RunFolder(run), out, data=data, shard=shard, workers=workers, screen=screen(quiet))
+    store = pipeline(
+        RunFolder(run), out, data=data, shard=shard, workers=workers, screen=screen(quiet), damaged=damaged
+    )
     return store_answer(store, f"gensys train latent_dit data={quoted(out)}")

@@ -23,6 +23,13 @@ shard_option = click.option(
     default=None,
     help="Rows per shard, a multiple of 64; a worker makes one at a time.  [default: by the number of rows]",
 )
+damaged_option = click.option(
+    "--allow-damaged",
+    "damaged",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Largest share of the data's rows that may be beyond reading; they are left out.  [default: 0.01]",
+)
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import click
 
 from gensys.arguments import RUNS, absolute, overrides
-from gensys.commands.options import knobs_argument, quiet_option, recipe_argument, screen, workers_option
+from gensys.commands.options import (
+    damaged_option,
+    knobs_argument,
+    quiet_option,
+    recipe_argument,
+    screen,
+    workers_option,
+)
 from gensys.commands.wording import facts
 from gensys.run import RunFolder, resolve
 from gensys.terminal import Answer, answering, duration, keeping, quoted
@@ -31,6 +38,7 @@ from gensys.terminal import Answer, answering, duration, keeping, quoted
     flag_value=8,
     help="Compute each step in PARTS parts (8): the same bits for any number of workers that divides it.",
 )
+@damaged_option
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
 @quiet_option
 @answering
@@ -42,6 +50,7 @@ def train(
     run: Path | None,
     fresh: bool,
     parts: int | None,
+    damaged: float | None,
     dry_run: bool,
     quiet: bool,
 ) -> Answer:
@@ -53,7 +62,7 @@ def train(
     texts = overrides(knobs, seed)
     if "data" in texts:
         texts["data"] = absolute(texts["data"])
-    spec = replace(resolve(recipe, texts), parts=parts or 0)
+    spec = replace(resolve(recipe, texts), parts=parts or 0, damaged=damaged)
     folder = RunFolder(run or RUNS / recipe.rpartition(":")[2])
     where = quoted(folder.path)
 

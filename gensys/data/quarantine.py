@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from gensys.data.source import Source
+from gensys.data.source import Source, split
 from gensys.errors import DataError
 
-__all__ = ["ALLOWED", "check_quarantine", "told", "without"]
+__all__ = ["ALLOWED", "check_quarantine", "readable", "record", "told", "without"]
 
 ALLOWED = 0.01  # share of the rows: a few broken files of a large set are normal, a hundredth is worth a look
 _NAMED = 5  # rows that a message names
@@ -47,3 +47,15 @@ def without(rows: Tensor, quarantined: Collection[int]) -> Tensor:
     if not quarantined:
         return rows
     return rows[~torch.isin(rows, torch.tensor(sorted(quarantined)))]
+
+
+def readable(source: Source) -> tuple[Tensor, Tensor]:
+    """(train_rows, test_rows) as `split` gives them, without the rows that cannot be read; looks at all of the data."""
+    train, test = split(source)
+    return without(train, source.quarantine()), without(test, source.quarantine())
+
+
+def record(source: Source, found: Mapping[int, str]) -> list[dict[str, int | str]]:
+    """What was found, for JSON: {"row", "item", "why"} of every row."""
+    names = source.named(torch.tensor(list(found), dtype=torch.int64))
+    return [{"row": row, "item": name, "why": why} for name, (row, why) in zip(names, found.items(), strict=True)]

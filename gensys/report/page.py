@@ -117,7 +117,9 @@ def _data(found: Contents, places: Places) -> str:
     about = str(data.get("about", "")) if isinstance(data, dict) else ""
     rows = number(found.run.document.get("train_rows"))
     trained = "" if rows is None else f"Trained on {rows:,.0f} of "
-    return f"{trained}{places(about)}" if about else ""
+    quarantined = data.get("quarantined") if isinstance(data, dict) else None
+    damaged = f"; {len(quarantined):,} rows that cannot be read are left out" if isinstance(quarantined, list) else ""
+    return f"{trained}{places(about)}{damaged}" if about else ""
 
 
 def _state(run: Training) -> str:
