@@ -2,8 +2,8 @@
 
 Decoders written in C crash, hang and fill the memory on bytes that are damaged or meant to. So bytes are decoded in
 child processes: one that dies or takes too long is replaced, and costs one item, not the run. This process reads and
-hashes; the children get bytes and give pixels back, through pipes, item by item: a round trip takes some 50
-microseconds, a small image several times that.
+hashes; a child gets a block of items through a pipe, and gives the pixels of one after another back, so that neither
+waits for the other, and it is known at which item it stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, NoReturn
@@ -36,8 +36,8 @@ DIGEST_BYTES = 16
 _START = 120.0  # seconds until a child must be there, on a machine that is very busy
 _CHILD = "from gensys.data.examine import serve; serve()"
 _ITEMS = 256  # that a child is worth starting for: it starts in about 0.2 s
-_BLOCK = 16  # items that a thread takes at a time
-_REQUEST, _ANSWER = struct.Struct("<Q"), struct.Struct("<BQ")  # length; what it is, length
+_BLOCK, _BLOCK_BYTES = 64, 1 << 24  # items that a thread takes at a time, and what it sends of them at once
+_LENGTH, _ANSWER = struct.Struct("<Q"), struct.Struct("<BQ")  # length; what it is, length
 _PIXELS, _DAMAGED, _READY = 0, 1, 2
 
 
@@ -86,17 +86,18 @@ class _Child:
             self.stop()
             raise DataError(f"no process that decodes images can be started: {said[-1] if said else error}") from error
 
-    def decode(self, data: bytes) -> bytes:
-        """Pixels. Raises DamagedError, TimeoutError or _Died: after the last two this child is of no use."""
+    def decode(self, items: Sequence[bytes]) -> Iterator[bytes | DamagedError]:
+        """Pixels of every item. Raises TimeoutError or _Died at the item where this child came to its end."""
         try:
-            self._to.write(_REQUEST.pack(len(data)) + data)
+            self._to.write(_LENGTH.pack(len(items)))
+            for data in items:
+                self._to.write(_LENGTH.pack(len(data)) + data)
             self._to.flush()
         except BrokenPipeError:
             self._fail()
-        kind, answer = self._answer(DEADLINE)
-        if kind == _DAMAGED:
-            raise DamagedError(answer.decode())
-        return answer
+        for _ in items:
+            kind, answer = self._answer(DEADLINE)
+            yield answer if kind == _PIXELS else DamagedError(answer.decode())
 
     def stop(self) -> None:
         """Kill it: what it was told to do is done, or is never done."""
@@ -108,7 +109,9 @@ class _Child:
         self._errors.close()
 
     def _answer(self, seconds: float) -> tuple[int, bytes]:
-        if not select.select([self._from], [], [], seconds)[0]:
+        waiting = select.poll()  # not `select`, which knows no descriptor above 1023
+        waiting.register(self._from, select.POLLIN)
+        if not waiting.poll(1000 * seconds):
             raise TimeoutError
         kind, length = _ANSWER.unpack(self._read(_ANSWER.size))
         return kind, self._read(length)
@@ -134,19 +137,24 @@ class _Decoder:
         self._shape = shape
         self._child = _Child(shape)
 
-    def decode(self, data: bytes) -> bytes:
-        """Pixels. Raises DamagedError, also where it took the child's life."""
-        for last in (False, True):  # a child that the system killed for want of memory may have died of another's
+    def decode(self, items: Sequence[bytes]) -> Iterator[bytes | DamagedError]:
+        """Pixels of every item, or why there are none: also where it took a child's life."""
+        at, died = 0, -1
+        while at < len(items):
             try:
-                return self._child.decode(data)
-            except TimeoutError as error:
+                for answer in self._child.decode(items[at:]):
+                    yield answer
+                    at += 1
+            except TimeoutError:
                 self._replace()
-                raise DamagedError(f"decoding took longer than {DEADLINE:g} s") from error
+                yield DamagedError(f"decoding took longer than {DEADLINE:g} s")
+                at += 1
             except _Died as error:
                 self._replace()
-                if last:
-                    raise DamagedError(f"its decoder died, twice ({error})") from error
-        raise AssertionError("not reached")
+                if at == died:  # once may be chance: the system kills what it likes when memory runs out
+                    yield DamagedError(f"its decoder died, twice ({error})")
+                    at += 1
+                died = at
 
     def stop(self) -> None:
         self._child.stop()
@@ -170,35 +178,41 @@ def examine(
     """
     digests = np.zeros((n, DIGEST_BYTES), np.uint8)
     found: dict[int, str] = {}
-    blocks = iter(range(0, n, _BLOCK))
+    starts = iter(range(0, n, _BLOCK))
     leave = threading.Event()
 
     def work() -> None:
         decoder = _Decoder(shape)
         try:
-            for start in iter(lambda: next(blocks, n), n):  # `next` of a range is atomic
+            for start in iter(lambda: next(starts, n), n):  # `next` of an iterator over a range is atomic
+                block: list[tuple[int, bytes]] = []
                 for row in range(start, min(start + _BLOCK, n)):
                     if leave.is_set():
                         return
-                    one(row, decoder)
+                    block += fetch(row)
+                    if sum(len(data) for _, data in block) > _BLOCK_BYTES:
+                        look(block, decoder)
+                        block = []
+                look(block, decoder)
         finally:
             decoder.stop()
 
-    def one(row: int, decoder: _Decoder) -> None:
+    def fetch(row: int) -> list[tuple[int, bytes]]:
         try:
             data = read(row)
         except DamagedError as error:
             digests[row] = np.frombuffer(digest(b"unreadable", about(row)), np.uint8)
             found[row] = str(error)
-            return
+            return []
         digests[row] = np.frombuffer(digest(data, about(row)), np.uint8)
-        try:
-            pixels = decoder.decode(data)
-        except DamagedError as error:
-            found[row] = str(error)
-            return
-        if keep is not None:
-            keep(row, np.frombuffer(pixels, np.uint8).reshape(shape))
+        return [(row, data)]
+
+    def look(block: list[tuple[int, bytes]], decoder: _Decoder) -> None:
+        for (row, _), answer in zip(block, decoder.decode([data for _, data in block]), strict=True):
+            if isinstance(answer, DamagedError):
+                found[row] = str(answer)
+            elif keep is not None:
+                keep(row, np.frombuffer(answer, np.uint8).reshape(shape))
 
     children = max(1, min(len(os.sched_getaffinity(0)), n // _ITEMS))
     with ThreadPoolExecutor(children, thread_name_prefix="examine") as threads:
@@ -223,14 +237,16 @@ def serve() -> None:
         answers.flush()
 
     answer(_READY, b"")
-    while header := requests.read(_REQUEST.size):
-        data = requests.read(*_REQUEST.unpack(header))
-        # the parent's clock is the one that counts; the kernel ends this process where the parent is gone
-        signal.setitimer(signal.ITIMER_REAL, 2 * deadline)
-        try:
-            answer(_PIXELS, decode(data, shape).tobytes())
-        except DamagedError as error:
-            answer(_DAMAGED, str(error).encode())
-        except MemoryError:
-            answer(_DAMAGED, b"it needs more memory than there is")
+    while header := requests.read(_LENGTH.size):
+        # all of the block is read before the first answer is written: two that write to each other wait for ever
+        block = [requests.read(*_LENGTH.unpack(requests.read(_LENGTH.size))) for _ in range(*_LENGTH.unpack(header))]
+        for data in block:
+            # the parent's clock is the one that counts; the kernel ends this process where the parent is gone
+            signal.setitimer(signal.ITIMER_REAL, 2 * deadline)
+            try:
+                answer(_PIXELS, decode(data, shape).tobytes())
+            except DamagedError as error:
+                answer(_DAMAGED, str(error).encode())
+            except MemoryError:
+                answer(_DAMAGED, b"it needs more memory than there is")
         signal.setitimer(signal.ITIMER_REAL, 0)
