@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gensys.noise import Noise
 
-__all__ = ["Batch", "Codec", "Cond", "Generative", "HasLikelihood", "Loss", "Posterior"]
+__all__ = ["Batch", "Codec", "Codes", "Cond", "Generative", "HasLikelihood", "Loss", "Posterior"]
 
 Cond = Mapping[str, Tensor]
 """What a sample is conditioned on: "label" (B,) int64, "text" (B, L, D), ...; an empty mapping = unconditional.
@@ -58,6 +58,11 @@ class Posterior:
     mean: Tensor
     logvar: Tensor
 
+    @property
+    def mode(self) -> Tensor:
+        """The most likely latent, which reconstructions are decoded from: the mean."""
+        return self.mean
+
     def sample(self, eps: Tensor) -> Tensor:
         """z = mean + exp(logvar / 2) eps, with eps ~ N(0, I) of shape (B, *Z)."""
         return self.mean + torch.exp(0.5 * self.logvar) * eps
@@ -66,6 +71,19 @@ class Posterior:
         """KL(q || N(0, I)) in nats, (B,): half the sum of mean^2 + exp(logvar) - 1 - logvar."""
         nats = 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
         return nats.flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Discrete latents: which vectors of a codebook. indices: (B, *Z) int64 in [0, size). size: of the codebook."""
+
+    indices: Tensor
+    size: int
+
+    @property
+    def mode(self) -> Tensor:
+        """The latent that reconstructions are decoded from: the indices."""
+        return self.indices
 
 
 class Generative(nn.Module, ABC):
@@ -103,12 +121,12 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class Codec(Protocol):
-    """A model with a latent space."""
+    """A model with a latent space, continuous or discrete."""
 
-    def encode(self, x: Tensor) -> Posterior:
-        """(B, *S) -> the posterior over latents, (B, *Z)."""
+    def encode(self, x: Tensor) -> Posterior | Codes:
+        """(B, *S) -> the posterior over latents, or their codes: (B, *Z)."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """(B, *Z) -> (B, *S)."""
+        """(B, *Z), latents or codes (int64) -> (B, *S)."""
         ...

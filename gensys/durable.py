@@ -6,6 +6,7 @@ refuses an existing name, which is what makes publishing exactly-once on any POS
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -17,7 +18,18 @@ from pathlib import Path
 
 from gensys.errors import StoreError
 
-__all__ = ["digest", "digest_file", "explained", "link", "publish_directory", "replace", "sync_directory", "write"]
+__all__ = [
+    "digest",
+    "digest_file",
+    "exchange",
+    "explained",
+    "link",
+    "link_or_copy",
+    "publish_directory",
+    "replace",
+    "sync_directory",
+    "write",
+]
 
 _DIGEST_BYTES = 16
 _REMEDIES = {
@@ -78,6 +90,37 @@ def link(source: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a further name, or copy it where the file system has no links (or no more)."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOTSUP):
+            raise
+        shutil.copyfile(source, target)
+        descriptor = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: fcntl.h, linux/fs.h
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Let two paths change places at one instant: True, or False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(a), None, str(b))
 
 
 def sync_directory(path: Path) -> None:

@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "GensysError",
     "NondeterminismError",
+    "OtherStoreError",
     "RunError",
     "StoreError",
     "TrainingError",
@@ -43,6 +44,10 @@ class DataError(GensysError):
 
 class StoreError(DataError):
     """A store cannot be created, written, sealed or read."""
+
+
+class OtherStoreError(StoreError):
+    """The store that is there was created for something else."""
 
 
 class NondeterminismError(StoreError):

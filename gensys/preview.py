@@ -32,7 +32,7 @@ def draw(model: Generative, run: Run, path: Path) -> None:
     if isinstance(model, Codec):
         rows = run.rows[: _COLUMNS * _ROWS // 2]
         x = run.source.batch(rows, Noise(run.settings.seed, rows)).x.to(device)
-        decoded = model.decode(model.encode(x).mean)
+        decoded = model.decode(model.encode(x).mode)
         images = pairs(x, decoded, _COLUMNS)
     else:
         ids = _PREVIEW_IDS + torch.arange(_COLUMNS * _ROWS, device=device)

@@ -142,7 +142,7 @@ def _reconstruct(codec: Codec, source: Source, picture: Path | None) -> dict[str
     if not len(rows):
         raise RunError(f"{source.name!r} has no held-out images, so no reconstruction can be scored: use more images")
     x, _ = _images(source, rows)
-    decoded = torch.cat([codec.decode(codec.encode(part).mean) for part in x.split(64)])
+    decoded = torch.cat([codec.decode(codec.encode(part).mode) for part in x.split(64)])
     if picture is not None:
         save_png(grid(to_uint8(pairs(x[:20], decoded[:20], columns=10)), columns=10, scale=2), picture)
     return evaluate_reconstruction(x, decoded)

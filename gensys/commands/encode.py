@@ -16,7 +16,7 @@ from gensys.commands.options import (
     shard_option,
     workers_option,
 )
-from gensys.commands.wording import store_answer
+from gensys.commands.wording import facts, store_answer
 from gensys.run import RunFolder
 from gensys.terminal import Answer, answering, keeping, quoted
 
@@ -26,6 +26,9 @@ from gensys.terminal import Answer, answering, keeping, quoted
 @click.option("--data", help="What to encode.  [default: the run's training data]")
 @out_option
 @shard_option
+@click.option("--update", is_flag=True, help="Bring a finished store up to date: encode new and changed items only.")
+@click.option("--mirror", is_flag=True, help="Encode the mirrored images as well; training then takes either.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, and how long it would take.")
 @workers_option()
 @damaged_option
 @quiet_option
@@ -35,6 +38,9 @@ def encode(
     data: str | None,
     out: Path | None,
     shard: int | None,
+    update: bool,
+    mirror: bool,
+    dry_run: bool,
     workers: int,
     damaged: float | None,
     quiet: bool,
@@ -44,11 +50,26 @@ def encode(
     RUN is the run of a codec, such as kl_autoencoder. The store is RUN/latents.zarr unless --out names another.
     """
     from gensys.pipelines.encode import encode as pipeline
+    from gensys.pipelines.encode import predict
 
     out = out or run / "latents.zarr"
-    keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
     data = None if data is None else absolute(data)
+    folder = RunFolder(run)
+    if dry_run:
+        found = predict(
+            folder, out, data=data, shard=shard, workers=workers, damaged=damaged, update=update, mirror=mirror
+        )
+        return Answer({"store": out.resolve(), **found}, facts(found))
+    keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
     store = pipeline(
-        RunFolder(run), out, data=data, shard=shard, workers=workers, screen=screen(quiet), damaged=damaged
+        folder,
+        out,
+        data=data,
+        shard=shard,
+        workers=workers,
+        screen=screen(quiet),
+        damaged=damaged,
+        update=update,
+        mirror=mirror,
     )
     return store_answer(store, f"gensys train latent_dit data={quoted(out)}")

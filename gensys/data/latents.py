@@ -1,9 +1,13 @@
-"""Latents as training data: a sealed store of posteriors, made by encoding a source, is a source again.
+"""Latents as training data: a sealed store of what an encoder makes of a source is a source again.
 
-The encoder's whole posterior is kept, a mean and a log-variance for every element, so that each visit of a row
-trains on a fresh draw z = mean + exp(logvar / 2) eps. The draws are shifted and scaled to zero mean and unit variance
-per channel with statistics of the draws (not of the means), as latent diffusion needs (Rombach et al., 2022, section
-4.1 and appendix).
+Of a continuous codec the whole posterior is kept, a mean and a log-variance for every element, so that each visit of a
+row trains on a fresh draw z = mean + exp(logvar / 2) eps. The draws are shifted and scaled to zero mean and unit
+variance per channel with statistics of the draws (not of the means), as latent diffusion needs (Rombach et al., 2022,
+section 4.1 and appendix). Of a discrete codec the codes are kept, as they are.
+
+Every row says what it is (`manifest.STATES`); those that could not be read, or are no longer in the data, are in no
+split. The affine map of a store is measured when it is first sealed and kept from then on, so that what was trained
+on it goes on with it when the store is updated.
 """
 
 from __future__ import annotations
@@ -20,15 +24,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gensys.core import Batch, Posterior
+from gensys.core import Batch, Codes, Posterior
+from gensys.data.manifest import GOOD, STATES, Manifest, from_bytes
 from gensys.data.source import Source, check_rows, digests_of
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import DataError, StoreError
 from gensys.noise import Noise, Stream
 
-__all__ = ["LatentSource", "Normalisation", "create_latents", "seal_latents", "statistics"]
+__all__ = ["LatentSource", "Normalisation", "columns", "create_latents", "latent_arrays", "seal_latents", "statistics"]
 
 _DTYPES = ("float16", "float32")
+_ROW_ARRAYS = {"label", "row", "state", "digest", "name"}
+MIRROR = "_mirror"  # the suffix of the arrays of the mirrored copy
+_REASONS = 100  # kept of those why rows are in quarantine
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,11 @@ class Normalisation:
         """z * std + mean for z (B, C, ...): what the decoder takes."""
         return z * self._like(self.std, z) + self._like(self.mean, z)
 
+    @property
+    def digest(self) -> str:
+        """Of the numbers, to the last bit: stored beside them, it tells whether somebody edited them."""
+        return hashlib.blake2b(repr((list(self.mean), list(self.std))).encode(), digest_size=16).hexdigest()
+
     def _like(self, values: Sequence[float], z: Tensor) -> Tensor:
         if z.ndim < 2 or z.shape[1] != len(values):
             raise ValueError(
@@ -54,47 +67,77 @@ class Normalisation:
         return torch.tensor(values, dtype=z.dtype, device=z.device).view(-1, *(1,) * (z.ndim - 2))
 
 
-def create_latents(
-    path: str | Path,
-    source: Source,
-    shape: tuple[int, ...],
-    codec: Mapping[str, Any],
-    dtype: str = "float16",
-    shard: int = 4096,
-    chunk: int = 64,
-) -> Store:
-    """Create the store that encoding all rows of `source` fills, or open it if it was begun with the same arguments.
+def columns(latent: Posterior | Codes, suffix: str = "") -> dict[str, Tensor]:
+    """What a store keeps of latents, by the name of the array."""
+    parts = {"codes": latent.indices} if isinstance(latent, Codes) else {"mean": latent.mean, "logvar": latent.logvar}
+    return {name + suffix: value for name, value in parts.items()}
 
-    shape: of one latent, (C, ...). codec: JSON values that identify the encoder, such as {"run": ..., "weights": its
-    sha256}. dtype: "float16" or "float32". shard, chunk: rows in each (a shard is no larger than the data).
-    A shard is committed with the arrays "mean" and "logvar" (rows, *shape), "label" (-1 = none) and "row" (the number
-    in `source`), (rows,) int64.
-    Raises StoreError, for example if the store was begun with another codec or other data.
+
+def latent_arrays(example: Posterior | Codes, dtype: str = "float16", mirror: bool = False) -> dict[str, ArraySpec]:
+    """The arrays of latents like `example`: "mean" and "logvar" of `dtype`, or "codes" of the narrowest integers.
+
+    mirror: also those of the mirrored images, "mean_mirror", ... Raises StoreError for another dtype.
     """
     if dtype not in _DTYPES:
         raise StoreError(f"'dtype' must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    arrays = {name: ArraySpec(tuple(shape), dtype) for name in ("mean", "logvar")}
-    arrays |= {name: ArraySpec((), "int64") for name in ("label", "row")}
+    if isinstance(example, Codes):
+        dtype = next(d for d in ("uint8", "uint16", "int32") if example.size - 1 <= np.iinfo(d).max)
+    parts = {name: ArraySpec(tuple(value.shape[1:]), dtype) for name, value in columns(example).items()}
+    return parts | {name + MIRROR: spec for name, spec in parts.items() if mirror}
+
+
+def create_latents(
+    path: str | Path,
+    source: Source,
+    latents: Mapping[str, ArraySpec],
+    codec: Mapping[str, Any],
+    manifest: Manifest,
+    *,
+    shard: int = 4096,
+    chunk: int = 64,
+    codebook: int = 0,
+    updated_from: str = "",
+) -> Store:
+    """Create the store that encoding the rows of `manifest` fills, or open it if it was begun with the same arguments.
+
+    latents: see `latent_arrays`. codec: JSON values that identify the encoder, such as {"run": ..., "weights": its
+    sha256}. shard, chunk: rows in each. codebook: its size, if latents are codes. updated_from: the content of the
+    store that this one replaces.
+    Besides the latents a shard has, for each row, "label" (-1 = none) and "row" (the number by which it is split and
+    drawn for), int64; "state" uint8; "digest" (16,) uint8 of the source's item; "name" (W,) uint8, see
+    `manifest.to_bytes`. Raises StoreError, for example if the store was begun with another codec or other data.
+    """
+    arrays = dict(latents) | {name: ArraySpec((), "int64") for name in ("label", "row")}
+    arrays |= {"state": ArraySpec((), "uint8"), "digest": ArraySpec((16,), "uint8")}
+    arrays |= {"name": ArraySpec((manifest.name.shape[1],), "uint8")}
     made_from = {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}
     made_from |= {"rows": len(source), "first_test": source.first_test}
-    shard = min(shard, -(-len(source) // chunk) * chunk)  # a file is whole: no larger than the data need
-    attributes = {"classes": list(source.classes), "codec": dict(codec), "source": made_from}
-    return Store.create(path, arrays, len(source), shard, chunk, attributes)
+    attributes = {"kind": "latents", "classes": list(manifest.classes), "codec": dict(codec), "source": made_from}
+    attributes |= {"codebook": codebook} if codebook else {}
+    attributes |= {"updated_from": updated_from} if updated_from else {}
+    return Store.create(path, arrays, len(manifest), shard, chunk, attributes)
 
 
 def statistics(store: Store) -> Normalisation:
     """Mean and standard deviation per channel of latents drawn from the posteriors of a store, exact to rounding.
 
     The variance of a draw is that of the means plus the mean of the posterior variances (law of total variance).
-    Blocks of rows are taken in order, in float64, and merged by Chan, Golub and LeVeque (1979, "Updating formulae and a
-    pairwise algorithm for computing sample variances"), so the result has one value, however the store was filled.
-    Raises StoreError if a value is not finite or a channel never varies.
+    Rows that are not good are left out, the mirrored copy counts as more draws. Blocks of rows are taken in order, in
+    float64, and merged by Chan, Golub and LeVeque (1979, "Updating formulae and a pairwise algorithm for computing
+    sample variances"), so the result has one value, however the store was filled.
+    Raises StoreError if a value is not finite, a channel never varies, or no row is good.
     """
     channels = store.config.arrays["mean"].shape[0]
+    pairs = [("mean" + s, "logvar" + s) for s in ("", MIRROR) if "mean" + s in store.config.arrays]
     count, mean, squares, posterior = 0, *np.zeros((3, channels))
     for start in range(0, len(store), store.config.chunk):
         rows = range(start, min(start + store.config.chunk, len(store)))
-        values, logvar = (store.read(name, rows).astype(np.float64) for name in ("mean", "logvar"))
+        good = store.read("state", rows) == GOOD
+        if not good.any():
+            continue
+        values, logvar = (
+            np.concatenate([store.read(pair[k], rows)[good] for pair in pairs]).astype(np.float64) for k in (0, 1)
+        )
         if not (np.isfinite(values).all() and np.isfinite(logvar).all()):
             raise StoreError(
                 f"the latents of rows {rows.start}..{rows.stop - 1} of {str(store.path)!r} are not all finite: the "
@@ -107,36 +150,56 @@ def statistics(store: Store) -> Normalisation:
         mean = mean + shift * (n / (count + n))
         posterior = posterior + np.exp(logvar).sum(1)
         count += n
+    if not count:
+        raise StoreError(f"no row of {str(store.path)!r} is good: look at `gensys data info`")
     std = np.sqrt((squares + posterior) / count)
     if not (np.isfinite(std).all() and (std > 0).all()):
         raise StoreError(f"the latents of {str(store.path)!r} cannot be normalised: standard deviations {std.tolist()}")
     return Normalisation(mean.tolist(), std.tolist())
 
 
-def seal_latents(store: Store) -> Normalisation:
+def seal_latents(
+    store: Store, reasons: Mapping[int, str] | None = None, normalisation: Normalisation | None = None
+) -> Normalisation | None:
     """Seal a store of `create_latents` whose shards are all committed, with its normalisation among the attributes.
 
-    Repeatable. Raises StoreError if shards are missing.
+    reasons: why rows are in quarantine. normalisation: of the store that this one replaces; None = it is measured.
+    Returns it; None for codes, which have none. Repeatable. Raises StoreError if shards are missing.
     """
     missing = store.missing()
     if missing:
         raise StoreError(
             f"{str(store.path)!r} lacks {len(missing)} of {store.config.shards} shards: finish `gensys encode`"
         )
-    normalisation = statistics(store)
-    store.seal({"normalisation": asdict(normalisation)})
+    if normalisation is None and "codes" not in store.config.arrays:
+        normalisation = statistics(store)
+    reasons = reasons or {}
+    final = {"quarantine": [{"row": row, "reason": reasons[row]} for row in sorted(reasons)[:_REASONS]]}
+    final |= {"states": states(store)}
+    if normalisation is not None:
+        final |= {"normalisation": asdict(normalisation), "normalisation_digest": normalisation.digest}
+    store.seal(final)
     return normalisation
+
+
+def states(store: Store) -> dict[str, int]:
+    """How many rows of the shards that are there are in each of `STATES`."""
+    counts = np.zeros(len(STATES), np.int64)
+    for shard in sorted(store.done()):
+        counts += np.bincount(store.read("state", store.rows_of(shard)), minlength=len(STATES))[: len(STATES)]
+    return dict(zip(STATES, counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class LatentSource:
     """Latents in a sealed store as training data. Open with `LatentSource.open`.
 
-    store: the store. normalisation: what `batch` applies. first_test, classes: those of the encoded data.
+    store: the store. normalisation: what `batch` applies; None for codes. first_test, classes: those of the encoded
+    data.
     """
 
     store: Store
-    normalisation: Normalisation
+    normalisation: Normalisation | None
     classes: tuple[str, ...]
     first_test: int | None
     about: str
@@ -154,16 +217,28 @@ class LatentSource:
         attributes = store.attributes
         try:
             made_from, codec = attributes["source"], attributes["codec"]
-            normalisation = Normalisation(**attributes["normalisation"])
-            if set(store.config.arrays) != {"mean", "logvar", "label", "row"}:
-                raise KeyError("mean, logvar, label, row")
-            shape = store.config.arrays["mean"].shape
-            about = f"{len(store):,} latents {shape} of {made_from['about']}; encoded by {codec.get('run', 'unknown')}"
-            return cls(store, normalisation, tuple(attributes["classes"]), made_from["first_test"], about)
+            arrays = store.config.arrays
+            latents = {"codes"} if "codes" in arrays else {"mean", "logvar"}
+            if missing := (_ROW_ARRAYS | latents) - set(arrays):
+                raise KeyError(", ".join(sorted(missing)))
+            normalisation = None if "codes" in arrays else Normalisation(**attributes["normalisation"])
+            sealed_with = attributes["normalisation_digest"] if normalisation else ""
+            counts = attributes["states"]
+            shape = arrays[min(latents)].shape
+            about = f"{len(store):,} {'codes' if normalisation is None else 'latents'} {shape} of {made_from['about']}"
+            about += "".join(f", {counts[s]:,} {s}" for s in STATES[1:] if counts[s])
+            about += f"; encoded by {codec.get('run', 'unknown')}"
+            source = cls(store, normalisation, tuple(attributes["classes"]), made_from["first_test"], about)
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"the store {str(path)!r} does not hold latents ({error} is missing): use one of `gensys encode`"
             ) from error
+        if normalisation is not None and normalisation.digest != sealed_with:
+            raise StoreError(
+                f"the normalisation of {str(path)!r} was edited: its digest is {normalisation.digest[:12]}, and the "
+                f"store was sealed with {sealed_with[:12]}: put the old numbers back, or encode anew"
+            )
+        return source
 
     @property
     def name(self) -> str:
@@ -172,8 +247,13 @@ class LatentSource:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one latent, (C, ...)."""
-        return self.store.config.arrays["mean"].shape
+        """The shape of one latent, (C, ...), or of its codes."""
+        return self.store.config.arrays["mean" if self.normalisation else "codes"].shape
+
+    @property
+    def codebook(self) -> int:
+        """The number of codes; 0 for continuous latents."""
+        return self.store.attributes.get("codebook", 0)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -187,44 +267,62 @@ class LatentSource:
         """Hash of the configuration, the digests of all shards and the normalisation; no shard is read for it."""
         return self._hash
 
-    def digests(self) -> npt.NDArray[np.uint8]:
-        """See `Source`: of each row's posterior and label; all of the store is read for it."""
-        step = self.store.config.shard
-        blocks = [range(i, min(i + step, len(self))) for i in range(0, len(self), step)]
-        names = ("mean", "logvar", "label")
-        return np.concatenate([digests_of(*(self.store.read(name, rows) for name in names)) for rows in blocks])
+    def _read(self, name: str, index: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_] | None) -> Tensor:
+        values = self.store.read(name, index)
+        if mirrored is not None and mirrored.any():
+            values[mirrored] = self.store.read(name + MIRROR, index[mirrored])
+        return torch.from_numpy(values)
 
-    def quarantine(self) -> Mapping[int, str]:
-        """None: what could not be encoded is not in the store."""
-        return {}
+    def latents(self, rows: Tensor, mirrored: Tensor | None = None) -> Posterior | Codes:
+        """What is stored of rows, not normalised: (B, *Z), mean and logvar float32 or indices int64.
 
-    def named(self, rows: Tensor) -> list[str]:
-        """See `Source`: "latents.zarr:17"."""
-        return [f"{self.store.path.name}:{row}" for row in rows.tolist()]
-
-    def texts(self, rows: Tensor) -> list[str] | None:
-        """None: a store of latents holds no captions."""
-        return None
-
-    def posterior(self, rows: Tensor) -> Posterior:
-        """The stored posteriors of rows, not normalised: mean and logvar (B, *Z) float32."""
+        mirrored: (B,) bool, of which the mirrored copy is taken.
+        """
         check_rows(rows, len(self))
-        index = rows.numpy()
-        mean, logvar = (torch.from_numpy(self.store.read(name, index)).float() for name in ("mean", "logvar"))
-        return Posterior(mean, logvar)
+        index, flip = rows.numpy(), None if mirrored is None else mirrored.numpy()
+        if self.normalisation is None:
+            return Codes(self._read("codes", index, flip).long(), self.codebook)
+        return Posterior(*(self._read(name, index, flip).float() for name in ("mean", "logvar")))
 
     def batch(self, rows: Tensor, noise: Noise) -> Batch:
-        """See `Source`: x is a normalised draw from the posterior of each row, with the noise's Stream.POSTERIOR.
+        """See `Source`: x is a normalised draw from the posterior of each row, with the noise's Stream.POSTERIOR, or
+        its codes, int64. Where there is a mirrored copy, Stream.AUGMENT tosses a coin for each row.
 
         Raises DataError if `noise` has not one id a row.
         """
         if noise.ids.shape != rows.shape:
             raise DataError(f"'noise' must have one id for each of the {len(rows)} rows, got {tuple(noise.ids.shape)}")
-        z = self.posterior(rows).sample(noise.normal(self.shape, Stream.POSTERIOR))
+        both = any(name.endswith(MIRROR) for name in self.store.config.arrays)
+        found = self.latents(rows, noise.uniform((), Stream.AUGMENT) < 0.5 if both else None)
+        if isinstance(found, Codes) or self.normalisation is None:
+            x = found.mode
+        else:
+            x = self.normalisation.normalise(found.sample(noise.normal(self.shape, Stream.POSTERIOR)))
         cond = {"label": torch.from_numpy(self.store.read("label", rows.numpy()))} if self.classes else {}
-        return Batch(self.normalisation.normalise(z), cond, rows)
+        return Batch(x, cond, rows)
 
     def origin(self, rows: Tensor) -> Tensor:
-        """The rows' numbers in the data set that was encoded, (B,) int64."""
+        """The rows' numbers in the data set that was encoded, (B,) int64; -1 for those that are not to be used."""
         check_rows(rows, len(self))
-        return torch.from_numpy(self.store.read("row", rows.numpy()))
+        index = rows.numpy()
+        return torch.from_numpy(np.where(self.store.read("state", index) == GOOD, self.store.read("row", index), -1))
+
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """See `Source`: of each row's latents and label; all of the store is read for it."""
+        step = self.store.config.shard
+        blocks = [range(i, min(i + step, len(self))) for i in range(0, len(self), step)]
+        names = sorted(set(self.store.config.arrays) - {"digest", "name", "row", "state"})
+        return np.concatenate([digests_of(*(self.store.read(name, rows) for name in names)) for rows in blocks])
+
+    def named(self, rows: Tensor) -> list[str]:
+        """See `Source`: the names of the items that were encoded."""
+        check_rows(rows, len(self))
+        return from_bytes(self.store.read("name", rows.numpy()))
+
+    def texts(self, rows: Tensor) -> list[str] | None:
+        """None: of captions, a store has embeddings at most."""
+        return None
+
+    def quarantine(self) -> Mapping[int, str]:
+        """None: what could not be read is no row to train on (see `origin`), and was told of when it was encoded."""
+        return {}

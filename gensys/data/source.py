@@ -97,7 +97,8 @@ class Source(Protocol):
         ...
 
     def origin(self, rows: Tensor) -> Tensor:
-        """The rows' numbers in the data set that they were made from, (B,) int64: themselves, but for latents."""
+        """The rows' numbers in the data set that they were made from, (B,) int64: themselves, but for latents, where -1
+        marks rows that are not to be used."""
         ...
 
 
@@ -119,8 +120,9 @@ def split(source: Source) -> tuple[Tensor, Tensor]:
     `quarantine.without` takes them out, as training and evaluation do.
     """
     rows = torch.arange(len(source))
-    test = is_test(source.origin(rows), source.first_test)
-    return rows[~test], rows[test]
+    origin = source.origin(rows)
+    test, used = is_test(origin.clamp(min=0), source.first_test), origin >= 0
+    return rows[~test & used], rows[test & used]
 
 
 def check_rows(rows: Tensor, n: int) -> None:

@@ -29,8 +29,17 @@ import numpy.typing as npt
 from gensys.data import layout
 from gensys.data.layout import ATTEMPTS, COMMITS, DIGEST_BYTES, DIGESTS, KEY, ArraySpec, Config, differences
 from gensys.data.verify import Problem, check_index, check_metadata, check_shard
-from gensys.durable import digest, digest_file, explained, link, publish_directory, sync_directory, write
-from gensys.errors import NondeterminismError, StoreError
+from gensys.durable import (
+    digest,
+    digest_file,
+    explained,
+    link,
+    link_or_copy,
+    publish_directory,
+    sync_directory,
+    write,
+)
+from gensys.errors import NondeterminismError, OtherStoreError, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +85,7 @@ class Store:
         """Create the store, or open it if it is there with this very configuration; any number of processes may race.
 
         The arguments are those of `Config`. Raises StoreError if they are out of range, if `path` is something else
-        than a store, if its configuration differs (the message holds both values), or if it cannot be written.
+        than a store, or if it cannot be written; OtherStoreError, with both values, if its configuration differs.
         """
         path, config = Path(path), Config(dict(arrays), rows, shard, chunk, attributes)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -85,7 +94,7 @@ class Store:
         store = cls.open(path)
         different = list(differences(store.config.document(), config.document()))
         if different:
-            raise StoreError(
+            raise OtherStoreError(
                 f"the store {str(path)!r} was created for something else: {'; '.join(different[:4])}. "
                 "Choose another path, or remove the store to make it anew"
             )
@@ -174,6 +183,25 @@ class Store:
             shutil.rmtree(attempt, ignore_errors=True)
         return published or self._agree(shard, digests)
 
+    def adopt(self, shard: int, other: Store) -> bool:
+        """Publish a shard whose content is that of another store, as further names of its files, without a byte read.
+
+        Returns as `commit` does, and raises as it does; StoreError too if the two stores' arrays differ.
+        """
+        sizes = [(s.config.arrays, s.config.shard, s.config.chunk, len(s.rows_of(shard))) for s in (self, other)]
+        if sizes[0] != sizes[1]:
+            raise StoreError(f"shard {shard} of {str(other.path)!r} cannot be one of {str(self.path)!r}: they differ")
+        digests = other.record(shard)["digests"]
+        if self.marker(shard).exists():
+            return self._agree(shard, digests)
+        attempt = self.path / ATTEMPTS / uuid.uuid4().hex
+        try:
+            with explained(self.path, f"adopting shard {shard}"):
+                files = {name: other.file(name, shard) for name in sorted(self.config.arrays)}
+                return self._publish(shard, files, digests, attempt) or self._agree(shard, digests)
+        finally:
+            shutil.rmtree(attempt, ignore_errors=True)
+
     def _checked(self, shard: int, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         count = len(self.rows_of(shard))
         if set(arrays) != set(self.config.arrays):
@@ -186,10 +214,15 @@ class Store:
                 )
         return {name: arrays[name] for name in sorted(arrays)}
 
-    def _publish(self, shard: int, files: Mapping[str, bytes], digests: Mapping[str, str], attempt: Path) -> bool:
+    def _publish(
+        self, shard: int, files: Mapping[str, bytes | Path], digests: Mapping[str, str], attempt: Path
+    ) -> bool:
         attempt.mkdir(parents=True)
         for name, data in files.items():
-            write(attempt / name, data)
+            if isinstance(data, Path):
+                link_or_copy(data, attempt / name)
+            else:
+                write(attempt / name, data)
         for name in files:
             target = self.file(name, shard)
             if not link(attempt / name, target) and digest_file(target) != digests[name]:

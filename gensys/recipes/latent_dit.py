@@ -9,6 +9,7 @@ from gensys.data.sources import image_shape, split
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
 from gensys.engine.precision import Precision
+from gensys.errors import DataError
 from gensys.families.diffusion import Sampler
 from gensys.families.latent import Latent
 from gensys.guidance import Guidance
@@ -41,6 +42,9 @@ def latent_dit(
 ) -> Run:
     """Flow matching with a diffusion transformer on the latents of a store; samples are decoded by its codec."""
     source = LatentSource.open(data)
+    normalisation = source.normalisation
+    if normalisation is None:
+        raise DataError(f"{data!r} holds codes, and latent_dit models continuous latents: encode with another codec")
     scale = guidance if source.classes else 1.0  # without labels there is nothing to follow
     sampler = Sampler(SOLVERS[solver], tuple(shifted(uniform(steps), shift)), Guidance(scale, (guide_to, guide_from)))
     shape = image_shape(source)
@@ -57,7 +61,7 @@ def latent_dit(
             law=LogitNormal(),
             sampler=sampler,
         )
-        return Latent(prior, lambda: open_codec(source), source.normalisation.denormalise)
+        return Latent(prior, lambda: open_codec(source), normalisation.denormalise)
 
     return Run(
         source=source,
