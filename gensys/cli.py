@@ -10,6 +10,7 @@ import sys
 import click
 
 from gensys.bench.command import bench
+from gensys.commands.data import data
 from gensys.commands.demo import demo
 from gensys.commands.encode import encode
 from gensys.commands.evaluate import evaluate
@@ -57,7 +58,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (train, encode, sample, evaluate, report, verify, list_, show, doctor, demo, bench):
+for command in (train, encode, sample, evaluate, report, verify, data, list_, show, doctor, demo, bench):
     cli.add_command(command)
 
 

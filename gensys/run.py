@@ -44,6 +44,7 @@ __all__ = [
     "budget_of",
     "knobs_of",
     "nearest",
+    "normalisation_of",
     "open_codec",
     "recipes",
     "resolve",
@@ -254,6 +255,14 @@ def _amount(text: str, units: Mapping[str, int]) -> float | None:
     return amount if 0 < amount < math.inf else None
 
 
+def normalisation_of(source: Source) -> dict[str, list[float]] | None:
+    """The numbers by which a source of latents is normalised, as JSON values; None for other sources."""
+    from gensys.data.latents import LatentSource
+
+    found = source.normalisation if isinstance(source, LatentSource) else None
+    return None if found is None else {"mean": list(found.mean), "std": list(found.std)}
+
+
 def open_codec(source: LatentSource) -> Codec:
     """The codec that made a latent store: its run's model, if its weights are still the ones that the store names."""
     from gensys.core import Codec
@@ -386,18 +395,36 @@ class RunFolder:
                 return path
         if digest is None:
             raise RunError(f"{str(self.path)!r} has no whole checkpoint yet: run `gensys train` until it has saved one")
+        now = next((_sha256(d / "average.safetensors") for d in whole(self.path / "checkpoints")), "none")
         raise RunError(
             f"{str(self.path)!r} no longer holds the weights {digest[:12]}: training went on, or began anew, since "
-            f"they were used. Remove what was made from them (latents, samples), and make it again"
+            f"they were used, and the newest are {now[:12]}. Remove what was made from them (latents, "
+            f"samples), and make it again"
         )
 
     def model(self, spec: Spec | None = None, digest: str | None = None) -> Generative:
-        """The trained model: averaged weights (see `weights`), evaluation mode."""
+        """The trained model: averaged weights (see `weights`), evaluation mode.
+
+        Raises RunError if it was trained on latents that were normalised otherwise than the store's are now.
+        """
         from gensys.engine.checkpoint import load_weights
 
-        model = (spec or self.spec()).model()
+        spec = spec or self.spec()
+        run = spec.load()
+        self._check_normalisation(run.source)
+        model = spec.model(run)
         load_weights(model, self.weights(digest))
         return model.requires_grad_(False).eval()
+
+    def _check_normalisation(self, source: Source) -> None:
+        """Samples are denormalised with the numbers that the store has now: they must be those of the training."""
+        trained = self.document().get("data", {}).get("normalisation")
+        now = normalisation_of(source)
+        if trained is not None and now != trained:
+            raise RunError(
+                f"{str(self.path)!r} was trained on latents normalised by {trained}, and {source.name!r} is now "
+                f"normalised by {now}: put the store back that it was trained on, or train anew with --fresh"
+            )
 
     def weights_digest(self) -> str:
         """SHA-256 of the averaged weights' file: what a store says it was made with."""

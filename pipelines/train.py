@@ -41,7 +41,7 @@ from gensys.errors import ConfigError, GensysError, RunError, TrainingError
 from gensys.noise import Noise
 from gensys.preview import draw
 from gensys.progress import Phase, Screen
-from gensys.run import Run, RunFolder, Spec, open_codec
+from gensys.run import Run, RunFolder, Spec, normalisation_of, open_codec
 
 __all__ = ["Workers", "plan", "train"]
 
@@ -152,6 +152,8 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: S
         screen.line(f"{told(source, found)}; they are left out")
     data: dict[str, Any] = {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}
     data |= {"quarantined": record(source, found)} if found else {}
+    if normalisation := normalisation_of(source):
+        data["normalisation"] = normalisation
     if fresh:
         _clear(folder)
     if not folder.exists:
