@@ -124,12 +124,12 @@ def open_array(path: Path) -> Arrays:
     labels = None
     try:
         if path.suffix.lower() == ".npy":
-            x = np.load(path, mmap_mode="r", allow_pickle=False)
+            x = np.lib.format.open_memmap(path, mode="r")
         else:
-            with np.load(path, allow_pickle=False) as file:
-                x = file[_member(path, file.files, _X)]
-                name = next((name for name in _LABELS if name in file.files), None)
-                labels = None if name is None else file[name]
+            with open(path, "rb") as data, np.lib.npyio.NpzFile(data, allow_pickle=False) as file:
+                x = _member(file, next((name for name in _X if name in file.files), ""))
+                name = next((name for name in _LABELS if name in file.files), "")
+                labels = _member(file, name) if name else None
     except _DAMAGE as error:
         raise DataError(f"the array file {str(path)!r} cannot be read ({error}): save it again with numpy") from error
     x = _rows(path, x)
@@ -138,11 +138,15 @@ def open_array(path: Path) -> Arrays:
     return Arrays(path.stem, f"the array {str(path)!r}", x, numbers, classes, {}, title)
 
 
-def _member(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
-    for name in wanted:
-        if name in names:
-            return name
-    raise DataError(f"{str(path)!r} holds the arrays {', '.join(names) or '(none)'}: call the data in it {wanted[0]!r}")
+def _member(file: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[Any]:
+    """An array of an .npz file. Raises ValueError if it is not there, or no array."""
+    if not name:
+        raise ValueError(
+            f"it holds the arrays {', '.join(file.files) or '(none)'}, and the data are to be called {_X[0]!r}"
+        )
+    if not isinstance(found := file[name], np.ndarray):
+        raise ValueError(f"its member {name!r} is no array")
+    return found
 
 
 def _rows(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[Any]:

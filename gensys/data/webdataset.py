@@ -215,7 +215,7 @@ def _check_end(path: Path, offset: int) -> None:
     `tarfile` stops without a word at a header that is damaged, and where a second tar was appended.
     """
     closed = False
-    while block := read_file(path, offset, 1 << 20):
+    while block := read_file(path, offset, 1 << 20 if closed else _BLOCK):
         if any(block):
             more = "goes on after its end (two tars in one file?)" if closed else "is damaged in the middle"
             raise DataError(f"the tar {str(path)!r} {more}: write it anew")
