@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from gensys.engine.checkpoint import State, save_checkpoint
+from gensys.engine.checkpoint import State, checkpoint_tensors, save_checkpoint
 from gensys.errors import CheckpointError, ConfigError, RunError
 from gensys.run import RunFolder, Spec, budget_of, knobs_of, nearest, parse, recipes, resolve
 
@@ -280,7 +280,7 @@ def test_the_trained_model_holds_the_average(mine, tmp_path):
     with pytest.raises(RunError, match="no whole checkpoint yet"):
         made.model()
     weights, average = made.spec().model(), made.spec().model()
-    save_checkpoint(made.path / "checkpoints", weights, average, {}, State(1), 2)
+    save_checkpoint(made.path / "checkpoints", checkpoint_tensors(weights, average, {}), State(1), 2)
     model = made.model()
     assert torch.equal(model.layer.weight, average.layer.weight)
     assert not torch.equal(model.layer.weight, weights.layer.weight)

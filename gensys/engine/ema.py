@@ -38,13 +38,19 @@ def shadow(model: Model) -> Model:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
-def _floats(model: nn.Module) -> Iterator[Tensor]:
-    yield from (t.detach() for t in model.state_dict().values() if t.is_floating_point())
+def _values(model: nn.Module) -> Iterator[Tensor]:
+    yield from (t.detach() for t in model.state_dict().values())
 
 
 @torch.no_grad()
 def update(average: nn.Module, model: nn.Module, step: int, gamma: float) -> None:
-    """One step, counted from 1; the first one copies the weights (beta = 0)."""
+    """One step, counted from 1; the first one copies the weights (beta = 0).
+
+    Whole numbers (counts, flags) have no average: they are copied.
+    """
     beta = (1.0 - 1.0 / step) ** (gamma + 1.0)
-    for mean, value in zip(_floats(average), _floats(model), strict=True):
-        mean.lerp_(value, 1.0 - beta)
+    for mean, value in zip(_values(average), _values(model), strict=True):
+        if value.is_floating_point():
+            mean.lerp_(value, 1.0 - beta)
+        else:
+            mean.copy_(value)

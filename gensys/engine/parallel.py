@@ -23,6 +23,7 @@ __all__ = [
     "flat_gradients",
     "pairwise_sum",
     "set_gradients",
+    "worker_mean",
 ]
 
 
@@ -44,9 +45,15 @@ def average_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:
     """Replace every gradient by its mean over the workers, in one collective over one flat buffer."""
     if world.size == 1:
         return
-    flat = flat_gradients(parameters)
-    dist.all_reduce(flat)
-    set_gradients(parameters, flat.div_(world.size))
+    set_gradients(parameters, worker_mean(flat_gradients(parameters), world))
+
+
+def worker_mean(values: Tensor, world: World) -> Tensor:
+    """The mean of the workers' tensors, in place."""
+    if world.size > 1:
+        dist.all_reduce(values)
+        values.div_(world.size)
+    return values
 
 
 def flat_gradients(parameters: Sequence[nn.Parameter]) -> Tensor:
