@@ -28,6 +28,7 @@ __all__ = ["BLOCK", "Job", "Pool", "check_shard", "default_shard", "device", "fi
 BLOCK = 64  # rows computed at once, at fixed places: see `fill`
 
 _ATTEMPTS = 3  # a shard that killed three workers would kill the fourth: tell the user
+_REFUSALS = 15  # in a row, a worker: while Ray starts it again, it refuses every call, about once a second
 
 
 class Job(Protocol):
@@ -113,11 +114,13 @@ class Pool:
             try:
                 rows = ray.get(reference)
                 idle.append(actor)
-                if shard is not None:
+                if shard is None:
+                    attempts[None] = 0  # one did start: only failures in a row count
+                else:
                     done(rows)
             except RayActorError as error:  # the worker died; Ray starts it again
                 attempts[shard] += 1
-                if attempts[shard] >= _ATTEMPTS * (len(self._actors) if shard is None else 1):
+                if attempts[shard] >= (_ATTEMPTS if shard is not None else _REFUSALS * len(self._actors)):
                     what = (
                         "its workers died as they started"
                         if shard is None
