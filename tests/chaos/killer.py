@@ -34,7 +34,7 @@ _STARVED = 20.0  # seconds that a disk stays full if nobody ends of it
 class Job:
     """A command of gensys. folder: private to it; its processes are those whose current directory this is.
 
-    words: the command. progress: how far it is, 0 to 1. disk: a small file system of its own that it writes to, or None.
+    words: the command. progress: how far it is, 0 to 1. disk: a small file system that it alone writes to, or None.
     """
 
     name: str
