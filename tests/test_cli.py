@@ -172,6 +172,8 @@ def test_ctrl_c_says_what_is_kept(here):
         ("train ./mine.py:mine --depth 4", "Knobs are written without dashes: depth=VALUE."),
         ("train ./mine.py:mine --workers two", "'two' is not a valid integer"),
         ("train ./mine.py:mine --workers -1", "-1 is not in the range"),
+        ("train ./mine.py:mine data=x --allow-damaged 2", "2.0 is not in the range 0<=x<=1"),
+        ("train ./mine.py:mine data=x --allow-damaged some", "'some' is not a valid float"),
         ("train", "Missing argument 'RECIPE'. `gensys list` shows the recipes."),
         ("train latent_dot", "there is no recipe 'latent_dot'. Did you mean 'latent_dit'?"),
         ("show latent_dot", "there is no recipe 'latent_dot'. Did you mean 'latent_dit'?"),
@@ -271,6 +273,27 @@ def test_train(here, calls):
         "data": str(here / "pictures"), "depth": 7, "wide": False, "lr": 1e-3, "solver": "heun", "seed": 3,
     }  # fmt: skip
     assert (options["workers"], options["fresh"], options["screen"].quiet) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "share"), [([], None), (["--allow-damaged", "0.2"], 0.2), (["--allow-damaged", "0"], 0)]
+)
+def test_the_share_that_may_be_damaged(here, calls, store, words, share):
+    (here / "runs" / "codec").mkdir(parents=True)
+    (here / "runs" / "codec" / "run.json").write_text("{}")
+    calls.install("encode", encode=store)
+    ask("train", "./mine.py:mine", "data=x", *words)
+    ask("encode", "codec", *words)
+    (_, (_, spec), _), (_, _, options) = calls.noted
+    assert (spec.damaged, options["damaged"]) == (share, share)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "part-{000..009}.tar"])
+def test_files_travel_as_absolute_paths_too(here, calls, name):
+    (here / "a.csv").touch()
+    ask("train", "./mine.py:mine", f"data={name}")
+    ((_, (_, spec), _),) = calls.noted
+    assert spec.knobs["data"] == str(here / name)
 
 
 def test_the_name_of_a_data_set_wins_over_a_folder(here, calls):
