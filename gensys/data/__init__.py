@@ -1,9 +1,15 @@
 """Data: where rows come from, in which order they are visited, and how latents and samples are kept.
 
 source.py   what a source is, and its split into training and test rows
-sources.py  open_source("mnist" | "fashion" | a folder of images | a latent store) -> Source
+sources.py  open_source("mnist" | "fashion" | a folder, file or store) -> Source
 digits.py   MNIST and Fashion-MNIST, from the packages that carry them
-images.py   a folder of images as a source
+images.py   encoded images as a source; they are kept in
+            folder.py, webdataset.py (tars) or parquet.py
+decode.py   bytes -> pixels
+examine.py  the pass over all of them, in child processes: digests, and what cannot be read
+arrays.py   .npz and .npy: images or vectors
+table.py    .csv: vectors
+quarantine.py  rows that cannot be read: how many may be, and what is told of them
 order.py    the training order, a pure function of (seed, position)
 store.py    the sharded Zarr store: one atomic, repeatable commit per shard
 layout.py   how that store lies on the disk
