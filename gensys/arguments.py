@@ -117,4 +117,4 @@ def absolute(data: str) -> str:
     from gensys.doctor import DATA
 
     path = Path(data).expanduser()
-    return str(path.resolve()) if data not in DATA and (path.exists() or "{" in path.name) else data
+    return str(path.resolve()) if data and data not in DATA and (path.exists() or "{" in path.name) else data

@@ -52,11 +52,11 @@ _POLL = 0.25  # seconds between looks at the log of remote workers
 def plan(spec: Spec, workers: int) -> dict[str, object]:
     """What a run would do; writes nothing. Time is measured on three steps of this machine."""
     run = spec.load()
-    damaged = check_quarantine(run.source, spec.damaged)
-    run = replace(run, rows=without(run.rows, damaged))
     settings = run.settings
     torch.manual_seed(settings.seed)
     model = spec.model(run)
+    damaged = check_quarantine(run.source, spec.damaged)
+    run = replace(run, rows=without(run.rows, damaged))
     parameters = sum(p.numel() for p in model.parameters())
     batches = _batches(run, World())
     first = batches(0)

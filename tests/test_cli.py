@@ -296,6 +296,12 @@ def test_files_travel_as_absolute_paths_too(here, calls, name):
     assert spec.knobs["data"] == str(here / name)
 
 
+def test_no_data_are_not_the_current_folder(here, calls):
+    ask("train", "./mine.py:mine", "data=")
+    ((_, (_, spec), _),) = calls.noted
+    assert spec.knobs["data"] == ""
+
+
 def test_the_name_of_a_data_set_wins_over_a_folder(here, calls):
     (here / "mnist").mkdir()
     ask("train", "./mine.py:mine", "data=mnist")

@@ -95,12 +95,22 @@ def _open_directory(path: Path, size: int) -> Source:
             f"the folder {str(path)!r} holds {' and '.join(f'{len(found[k])} {k}' for k in kinds)} files: keep one "
             f"kind of data in a folder, or name its files as part-{{000..009}}{many[0]}"
         )
+    _check_files(found[many[0]])
     return _MANY[many[0]](found[many[0]], size)
+
+
+def _check_files(paths: Sequence[Path]) -> None:
+    """Raise DataError for a pipe or a device, whose reader may wait for ever."""
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"'data' is {str(path)!r}, which is no file but a pipe, a device or a link to nothing")
 
 
 def _open_files(path: Path, size: int) -> Source:
     """One file, or the numbered files of a pattern such as part-{000..009}.tar."""
     suffix = path.suffix.lower()
+    if path.exists():
+        _check_files([path])
     if suffix in _MANY:
         return _MANY[suffix]([path] if path.exists() else _expand(path), size)
     if suffix in _ONE and path.exists():

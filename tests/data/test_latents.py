@@ -219,3 +219,14 @@ def test_bad_arguments(source):
         source.batch(torch.tensor([0]), Noise(0, torch.arange(2)))
     with pytest.raises(ValueError, match=r"'z' must be \(B, 2, \.\.\.\)"):
         Normalisation([0, 0], [1, 1]).normalise(torch.zeros(1, 3))
+
+
+def test_rows_of_a_store_have_digests_and_names(tmp_path, source):
+    digests = source.digests()
+    assert digests.shape == (N, 16)
+    assert len(np.unique(digests, axis=0)) == N
+    again = encode(tmp_path / "other.zarr", shard=32)
+    seal_latents(again)
+    assert np.array_equal(LatentSource.open(again.path).digests(), digests)
+    assert source.named(torch.tensor([3])) == [f"{source.store.path.name}:3"]
+    assert (source.texts(torch.tensor([3])), source.quarantine()) == (None, {})

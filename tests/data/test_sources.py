@@ -1,5 +1,6 @@
 import gzip
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -160,6 +161,8 @@ def test_the_real_fashion():
         ("pictures", "neither a name nor a path. Names are"),
         (Path("mnist"), "neither a name nor a path"),
         (__file__, "is the file"),
+        ("/dev/zero", "no file but a pipe, a device"),
+        ("x.tar.gz", "neither a name nor a path"),
         ("none.zarr", "not a store"),
     ],
 )
@@ -167,6 +170,38 @@ def test_what_is_not_data(data, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=reason):
         open_source(data)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet", "npz", "npy", "csv", "tsv"])
+def test_a_pipe_is_refused_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"a.{suffix}")
+    for data in (tmp_path / f"a.{suffix}", *[tmp_path] * (suffix in ("tar", "parquet"))):
+        with pytest.raises(DataError, match="no file but a pipe"):
+            open_source(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.tgz", "compressed file .*unpack it first"),
+        ("a.csv.gz", "compressed file"),
+        ("a.png", "is the image .*give the folder"),
+        ("a.txt", r"give a folder of images, a \.tar or \.parquet file"),
+        ("a", "give a folder of images"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path, name, reason):
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=reason):
+        open_source(tmp_path / name)
+
+
+@needs_mnist
+def test_mnist_keeps_the_contract():
+    source, rows = open_source("mnist"), torch.tensor([17, 4999])
+    assert source.digests().shape == (5000, 16)
+    assert len(np.unique(source.digests(), axis=0)) == 5000
+    assert (source.named(rows), source.texts(rows), source.quarantine()) == (["mnist:17", "mnist:4999"], None, {})
 
 
 @needs_mnist

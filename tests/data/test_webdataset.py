@@ -146,7 +146,7 @@ DAMAGE = [
     (lambda p, m: p.write_bytes(b"\x1f\x8b" + bytes(600)), "compressed.*gunzip it first"),
     (lambda p, m: tar(p, [("a.png", b"x"), ("a.cls", b"-3")]), "labels are numbers from 0"),
     (lambda p, m: p.mkdir(), "holds no image"),
-    (lambda p, m: os.mkfifo(p), "not a file but a pipe"),
+    (lambda p, m: os.mkfifo(p), "no file but a pipe"),
 ]
 
 
