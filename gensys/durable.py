@@ -44,7 +44,7 @@ _REMEDIES = {
 
 
 @contextmanager
-def explained(store: Path, doing: str) -> Iterator[None]:
+def explained(store: object, doing: str) -> Iterator[None]:
     """Turn an OSError of the block into a StoreError that names the store, what was being done, and the remedy."""
     try:
         yield

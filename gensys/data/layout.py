@@ -1,11 +1,12 @@
-"""What a store looks like on disk, and the two ways through it: zarr-python writes, a memory map reads.
+"""What a store looks like on disk, and the two ways through it: zarr-python writes, a memory map reads (window.py).
 
     PATH/zarr.json                the group: consolidated metadata, the caller's attributes, and ours in "gensys_store"
     PATH/mean/zarr.json           one sharded array a name, (rows, *shape)
     PATH/mean/c.7.0.0.0           its shard 7: raw chunks in C order, then the index of the chunks with its crc32c
-    PATH/digests/zarr.json        an array too, (shards, arrays, 16) uint8: the digest of every shard file, once sealed
-    PATH/digests/commits/000/     one commit marker a shard, a thousand in a directory
-    PATH/digests/attempts/        where writers prepare what they publish
+    PATH/digests/zarr.json        an array too, (shards, arrays, 16) uint8: the digest of every shard file
+    PATH/digests/c.0.0.0          its only chunk, the index of the commits
+    PATH/digests/commits/000/     one commit marker a shard that the index lacks, a thousand in a directory
+    PATH/digests/attempts/        where writers on this machine prepare what they publish
 
 The bookkeeping lives inside an array because readers list the nodes of a group and warn of strangers, while nothing
 lists what lies inside an array. Every shard file is whole, the last one included: rows beyond the end are zeros that no
@@ -15,11 +16,11 @@ reader shows, so all files of an array have one size, and a shorter one is torn.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import google_crc32c  # comes with zarr, which writes the checksums with it
 import numpy as np
@@ -39,14 +40,15 @@ __all__ = [
     "KEY",
     "ArraySpec",
     "Config",
+    "check_file",
     "differences",
     "encode",
-    "map_shard",
+    "marker_file",
     "shard_file",
 ]
 
 KEY = "gensys_store"
-VERSION = 1
+VERSION = 2  # 1 kept the markers of sealed stores
 DIGESTS = "digests"
 COMMITS = f"{DIGESTS}/commits"
 ATTEMPTS = f"{DIGESTS}/attempts"
@@ -128,18 +130,23 @@ class Config:
         """Hex digest of `document()`."""
         return digest(json.dumps(self.document(), sort_keys=True, allow_nan=False).encode())
 
-    def group_attributes(self, sealed: bool, final: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes of the group: the caller's at the top level, where Zarr readers look, and ours under KEY."""
+    def group_attributes(self, content: str | None, final: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of the group: the caller's at the top level, where Zarr readers look, and ours under KEY.
+
+        content: the digest of the index of a sealed store, else None.
+        """
         ours = self.document()
         ours["attributes"] = sorted(ours["attributes"])  # their names: the values stand beside
-        return {**self.attributes, **final, KEY: {**ours, "fingerprint": self.fingerprint, "sealed": sealed}}
+        return {**self.attributes, **final, KEY: {**ours, "fingerprint": self.fingerprint, "content": content}}
 
     @classmethod
     def from_group(cls, attributes: Mapping[str, Any]) -> Config:
         """The inverse of `group_attributes`; KeyError, TypeError or StoreError if they are not those of a store."""
         ours = attributes[KEY]
         if ours["version"] != VERSION:
-            raise StoreError(f"the store's version is {ours['version']}, this gensys reads version {VERSION}")
+            raise StoreError(
+                f"the store's version is {ours['version']}, this gensys reads version {VERSION}: make the store anew"
+            )
         arrays = {n: ArraySpec(tuple(s["shape"]), s["dtype"]) for n, s in ours["arrays"].items()}
         caller = {k: attributes[k] for k in ours["attributes"]}
         config = cls(arrays, ours["rows"], ours["shard"], ours["chunk"], caller)
@@ -154,6 +161,11 @@ def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(dict(attributes), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise StoreError(f"'attributes' must be JSON values without NaN or infinity: {error}") from error
+
+
+def marker_file(shard: int) -> str:
+    """The path of a commit marker below the store."""
+    return f"{COMMITS}/{shard // 1000:03d}/{shard:06d}.json"
 
 
 def shard_file(name: str, shard: int, axes: int) -> str:
@@ -179,15 +191,18 @@ def _create(store: MemoryStore, name: str, rows: int, spec: ArraySpec, shard: in
     )
 
 
-def documents(config: Config, sealed: bool, final: Mapping[str, Any]) -> dict[str, bytes]:
-    """Every zarr.json of the store by its path below the store, as zarr-python writes them, metadata consolidated."""
+def documents(config: Config, content: str | None, final: Mapping[str, Any]) -> dict[str, bytes]:
+    """Every zarr.json of the store by its path below the store, as zarr-python writes them, metadata consolidated.
+
+    content, final: see `Config.group_attributes`.
+    """
     import zarr
     from zarr.errors import ZarrUserWarning
     from zarr.storage import MemoryStore
 
     files: dict[str, Any] = {}
     memory = MemoryStore(files)
-    zarr.create_group(memory, zarr_format=3, attributes=config.group_attributes(sealed, final))
+    zarr.create_group(memory, zarr_format=3, attributes=config.group_attributes(content, final))
     for name, spec in sorted(config.arrays.items()):
         _create(memory, name, config.rows, spec, config.shard, config.chunk)
     shape = (len(config.arrays), DIGEST_BYTES)
@@ -237,25 +252,22 @@ def stored_dtype(spec: ArraySpec) -> np.dtype[Any]:
     return np.dtype(spec.dtype).newbyteorder("<")
 
 
-def map_shard(path: Path, spec: ArraySpec, shard: int, chunk: int) -> npt.NDArray[Any]:
-    """Map one shard file into memory, read-only: (shard,) of `row_dtype`.
-
-    Raises FileNotFoundError, or StoreError if the file is not whole or its index does not say that the chunks lie one
-    after the other; nothing is read in another way instead, since that would be a hundred times slower in silence.
+def check_file(file: BinaryIO, what: str, config: Config, name: str) -> None:
+    """Raise StoreError unless a shard file of the array `name` can be read through a memory map: it is whole, and its
+    index says that the chunks lie one after the other. Nothing is read in another way instead, which would be a hundred
+    times slower in silence. what: how the error calls the file.
     """
-    size, wanted = path.stat().st_size, shard_bytes(spec, shard, chunk)
+    spec, shard, chunk = config.arrays[name], config.shard, config.chunk
+    wanted = shard_bytes(spec, shard, chunk)
+    size = file.seek(0, os.SEEK_END)
     if size != wanted:
-        raise StoreError(
-            f"the shard file {str(path)!r} has {size} bytes instead of {wanted}: verify and repair the store"
-        )
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    rows, index, crc = np.split(np.asarray(data), [shard * spec.row_bytes, wanted - 4])
-    if google_crc32c.value(index.tobytes()) != int.from_bytes(crc.tobytes(), "little"):
-        raise StoreError(f"the index of the shard file {str(path)!r} is damaged: verify and repair the store")
+        raise StoreError(f"the shard file {what!r} has {size} bytes instead of {wanted}: verify and repair the store")
+    file.seek(shard * spec.row_bytes)
+    tail = file.read()
+    index, crc = tail[:-4], tail[-4:]
+    if google_crc32c.value(index) != int.from_bytes(crc, "little"):
+        raise StoreError(f"the index of the shard file {what!r} is damaged: verify and repair the store")
     length = chunk * spec.row_bytes
-    places = index.view("<u8").reshape(-1, 2)
+    places = np.frombuffer(index, "<u8").reshape(-1, 2)
     if (places[:, 1] != length).any() or (places[:, 0] != np.arange(shard // chunk) * length).any():
-        raise StoreError(
-            f"the chunks of the shard file {str(path)!r} do not lie in order: it was not written by gensys"
-        )
-    return rows.view(row_dtype(spec))
+        raise StoreError(f"the chunks of the shard file {what!r} do not lie in order: it was not written by gensys")

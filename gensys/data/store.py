@@ -1,44 +1,34 @@
 """A sharded Zarr v3 store that many processes fill at once, that any of them may leave at any instant, and that ends
 with the same bytes whoever wrote them.
 
-The unit is the shard. A writer prepares the files of a shard in a directory of its own, flushes them, gives them their
-names by hard link, flushes the directories, and publishes the commit marker last, again by link. So a shard is either
-committed, with its content on the disk, or not there. Two writers of one shard are harmless: the same inputs give the
-same bytes, the second finds the marker and compares digests, and a difference is an error, since it means that the
-producer is not repeatable. No lock is held and no process has to be alive or believed dead.
+The unit is the shard. A writer publishes the files of a shard, each of them whole and durable before it has its name,
+and the commit marker last. So a shard is either committed, with its content on the disk, or not there. Two writers of
+one shard are harmless: the same inputs give the same bytes, the second finds the commit and compares digests, and a
+difference is an error, since it means that the producer is not repeatable. No lock is held and no process has to be
+alive or believed dead.
 
-Files are only ever added, with one exception: a file without a marker whose content is not what its shard must hold is
-replaced atomically. So `repair` only takes markers away.
+Shard files are only ever added, with one exception: one without a commit whose content is not what its shard must hold
+is replaced atomically. So `repair` only takes commits back.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from gensys.data import layout
-from gensys.data.layout import ATTEMPTS, COMMITS, DIGEST_BYTES, DIGESTS, KEY, ArraySpec, Config, differences
+from gensys.data.commits import Commits
+from gensys.data.layout import KEY, ArraySpec, Config, differences
+from gensys.data.place import Place, open_place
 from gensys.data.verify import Problem, check_index, check_metadata, check_shard
-from gensys.durable import (
-    digest,
-    digest_file,
-    explained,
-    link,
-    link_or_copy,
-    publish_directory,
-    sync_directory,
-    write,
-)
+from gensys.data.window import Window
+from gensys.durable import digest, explained
 from gensys.errors import NondeterminismError, OtherStoreError, StoreError
 
 if TYPE_CHECKING:
@@ -46,23 +36,25 @@ if TYPE_CHECKING:
 
 __all__ = ["ArraySpec", "Problem", "Store"]
 
-_OPEN_SHARDS = 8192  # memory maps kept: Linux allows a process 65,530
+_OPEN_SHARDS = 8192  # memory maps kept for each array: Linux allows a process 65,530
+_GROUP = "zarr.json"
 
 
 class Store:
-    """A store on disk. Make one with `Store.create` or `Store.open`; it pickles as its path.
+    """A store at a place. Make one with `Store.create` or `Store.open`; it pickles as its place.
 
-    path, config: as created. fingerprint: hex digest of the configuration, repeated in every commit marker.
+    place: where its files lie. config: as created. commits: what is committed. fingerprint: hex digest of the
+    configuration, repeated in every commit marker.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self.path = path
-        self.config = config
+    def __init__(self, place: Place, config: Config) -> None:
+        self.place, self.config = place, config
         self.fingerprint = config.fingerprint
-        self._map = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
+        self.commits = Commits(place, config)
+        self._window = lru_cache(maxsize=None)(self._open_window)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store.open, (self.path,)
+        return Store.open, (str(self.place),)
 
     def __len__(self) -> int:
         """Rows in all."""
@@ -70,7 +62,12 @@ class Store:
 
     def __repr__(self) -> str:
         arrays = ", ".join(f"{n} {s.dtype}{list(s.shape)}" for n, s in self.config.arrays.items())
-        return f"Store({str(self.path)!r}: {len(self)} rows of {arrays}; {self.config.shards} shards)"
+        return f"Store({str(self.place)!r}: {len(self)} rows of {arrays}; {self.config.shards} shards)"
+
+    @property
+    def path(self) -> Path:
+        """Where a store on this machine lies; of any other, a path with the same last name."""
+        return Path(str(self.place))
 
     @classmethod
     def create(
@@ -84,13 +81,14 @@ class Store:
     ) -> Store:
         """Create the store, or open it if it is there with this very configuration; any number of processes may race.
 
-        The arguments are those of `Config`. Raises StoreError if they are out of range, if `path` is something else
-        than a store, or if it cannot be written; OtherStoreError, with both values, if its configuration differs.
+        path: a path, or a URL such as "s3://bucket/path.zarr" (see objects.py). The others are those of `Config`.
+        Raises StoreError if they are out of range, if `path` is something else than a store, or if it cannot be
+        written; OtherStoreError, with both values, if its configuration differs.
         """
-        path, config = Path(path), Config(dict(arrays), rows, shard, chunk, attributes)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            with explained(path, "creating files"):
-                publish_directory(path, layout.documents(config, sealed=False, final={}))
+        place, config = open_place(path), Config(dict(arrays), rows, shard, chunk, attributes)
+        with explained(place, "creating files"):
+            if place.vacant():
+                place.create(layout.documents(config, content=None, final={}))
         store = cls.open(path)
         different = list(differences(store.config.document(), config.document()))
         if different:
@@ -103,12 +101,12 @@ class Store:
     @classmethod
     def open(cls, path: str | Path) -> Store:
         """Open a store, complete or not. Raises StoreError if there is none at `path` or its metadata are damaged."""
-        path = Path(path)
+        place = open_place(path)
         try:
-            attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
-            return cls(path, Config.from_group(attributes))
+            attributes = json.loads(place.read(_GROUP))["attributes"]
+            return cls(place, Config.from_group(attributes))
         except (FileNotFoundError, NotADirectoryError) as error:
-            found = "nothing is there" if not path.exists() else "it holds no zarr.json"
+            found = "nothing is there" if place.vacant() else f"it holds no {_GROUP}"
             raise StoreError(f"{str(path)!r} is not a store: {found}. Name a store, or an unused path") from error
         except OSError as error:
             raise StoreError(f"the store {str(path)!r} cannot be read: {error}") from error
@@ -117,7 +115,7 @@ class Store:
         except StoreError as error:
             raise StoreError(f"{str(path)!r}: {error}") from error
         except ValueError as error:
-            raise StoreError(f"the metadata {str(path / 'zarr.json')!r} are damaged: {error}") from error
+            raise StoreError(f"the metadata {_GROUP!r} of {str(path)!r} are damaged: {error}") from error
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -127,18 +125,21 @@ class Store:
     @property
     def sealed(self) -> bool:
         """Whether `seal` has completed the store."""
-        return self._group()[KEY]["sealed"]
+        return self._content() is not None
 
     def content(self) -> str:
         """Hex digest of the content of a sealed store, from the index of its digests; StoreError if not sealed."""
-        index = self.path / layout.shard_file(DIGESTS, 0, 2)
-        if not (self.sealed and index.is_file()):
-            raise StoreError(f"the store {str(self.path)!r} is not sealed: finish what makes it")
-        return digest_file(index)
+        content = self._content()
+        if content is None:
+            raise StoreError(f"the store {str(self.place)!r} is not sealed: finish what makes it")
+        return content
+
+    def _content(self) -> str | None:
+        return self._group()[KEY]["content"]
 
     def _group(self) -> dict[str, Any]:
-        with explained(self.path, "reading the metadata"):
-            return json.loads((self.path / "zarr.json").read_bytes())["attributes"]
+        with explained(self.place, "reading the metadata"):
+            return json.loads(self.place.read(_GROUP))["attributes"]
 
     def rows_of(self, shard: int) -> range:
         """The rows that a shard holds; IndexError if there is no such shard."""
@@ -147,13 +148,18 @@ class Store:
         return range(shard * self.config.shard, min((shard + 1) * self.config.shard, self.config.rows))
 
     def done(self) -> set[int]:
-        """The shards that are committed, from the names of their markers."""
-        with explained(self.path, "reading the commits"):
-            return {int(p.stem) for p in (self.path / COMMITS).glob("*/[0-9]*.json")}
+        """The shards that are committed."""
+        with explained(self.place, "reading the commits"):
+            return self.commits.done()
 
     def missing(self) -> list[int]:
         """The shards that are not committed, in order."""
         return sorted(set(range(self.config.shards)) - self.done())
+
+    def committed(self, shard: int) -> bool:
+        """Whether a shard is committed, as it is now."""
+        with explained(self.place, "reading the commits"):
+            return self.place.exists(layout.marker_file(shard)) or bool(self.commits.refresh()[shard].any())
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -168,39 +174,24 @@ class Store:
         sizes = (self.config.shard, self.config.chunk)
         files = {name: layout.encode(self.config.arrays[name], *sizes, block) for name, block in blocks.items()}
         digests = {name: digest(data) for name, data in files.items()}
-        if self.marker(shard).exists():
-            return self._agree(shard, digests)
-        attempt = self.path / ATTEMPTS / uuid.uuid4().hex
-        try:
-            with explained(self.path, f"committing shard {shard}"):
-                published = self._publish(shard, files, digests, attempt)
-        except StoreError as error:
-            # Whoever sealed the store swept our attempt away, which they only do when every shard is there.
-            if not isinstance(error.__cause__, FileNotFoundError) or not self.marker(shard).exists():
-                raise
-            published = False
-        finally:
-            shutil.rmtree(attempt, ignore_errors=True)
-        return published or self._agree(shard, digests)
+        with explained(self.place, f"committing shard {shard}"):
+            publish = lambda name, target: self.place.publish(target, files[name])  # noqa: E731
+            return self._publish(shard, digests, publish, files.__getitem__) or self._agree(shard, digests)
 
     def adopt(self, shard: int, other: Store) -> bool:
-        """Publish a shard whose content is that of another store, as further names of its files, without a byte read.
+        """Publish a shard whose content is that of another store; on one disk as further names of its files.
 
         Returns as `commit` does, and raises as it does; StoreError too if the two stores' arrays differ.
         """
         sizes = [(s.config.arrays, s.config.shard, s.config.chunk, len(s.rows_of(shard))) for s in (self, other)]
         if sizes[0] != sizes[1]:
-            raise StoreError(f"shard {shard} of {str(other.path)!r} cannot be one of {str(self.path)!r}: they differ")
+            raise StoreError(f"shard {shard} of {str(other.place)!r} cannot be one of {str(self.place)!r}: they differ")
         digests = other.record(shard)["digests"]
-        if self.marker(shard).exists():
-            return self._agree(shard, digests)
-        attempt = self.path / ATTEMPTS / uuid.uuid4().hex
-        try:
-            with explained(self.path, f"adopting shard {shard}"):
-                files = {name: other.file(name, shard) for name in sorted(self.config.arrays)}
-                return self._publish(shard, files, digests, attempt) or self._agree(shard, digests)
-        finally:
-            shutil.rmtree(attempt, ignore_errors=True)
+        there = lambda name: other.shard_file(name, shard)  # noqa: E731
+        with explained(self.place, f"adopting shard {shard}"):
+            publish = lambda name, target: self.place.adopt(target, other.place, there(name))  # noqa: E731
+            read = lambda name: other.place.read(there(name))  # noqa: E731
+            return self._publish(shard, digests, publish, read) or self._agree(shard, digests)
 
     def _checked(self, shard: int, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         count = len(self.rows_of(shard))
@@ -215,31 +206,26 @@ class Store:
         return {name: arrays[name] for name in sorted(arrays)}
 
     def _publish(
-        self, shard: int, files: Mapping[str, bytes | Path], digests: Mapping[str, str], attempt: Path
+        self,
+        shard: int,
+        digests: Mapping[str, str],
+        publish: Callable[[str, str], bool],
+        read: Callable[[str], bytes],
     ) -> bool:
-        attempt.mkdir(parents=True)
-        for name, data in files.items():
-            if isinstance(data, Path):
-                link_or_copy(data, attempt / name)
-            else:
-                write(attempt / name, data)
-        for name in files:
-            target = self.file(name, shard)
-            if not link(attempt / name, target) and digest_file(target) != digests[name]:
-                # Left there without a marker by a writer that is gone, and torn by whatever took it.
-                os.replace(attempt / name, target)
-            sync_directory(target.parent)
-        marker = self.marker(shard)
-        with contextlib.suppress(FileExistsError):
-            marker.parent.mkdir(parents=True)
-            sync_directory(marker.parent.parent)
-            sync_directory(marker.parent.parent.parent)
-        rows = len(self.rows_of(shard))
-        record = {"shard": shard, "rows": rows, "fingerprint": self.fingerprint, "digests": dict(digests)}
-        write(attempt / "marker", json.dumps(record, sort_keys=True).encode())
-        published = link(attempt / "marker", marker)
-        sync_directory(marker.parent)
-        return published
+        """publish: puts the file of an array at a target, if nothing is there. read: what it holds."""
+        if self.committed(shard):
+            return False
+        for name in sorted(digests):
+            target = self.shard_file(name, shard)
+            if publish(name, target):
+                continue
+            measured = self.place.measure(target)
+            if measured is None or measured[1] != digests[name]:
+                # Left there by a writer that died before its commit, and torn by whatever took it; or just committed.
+                if self.committed(shard):
+                    return False
+                self.place.replace(target, read(name))
+        return self.commits.publish(shard, digests)
 
     def _agree(self, shard: int, digests: Mapping[str, str]) -> bool:
         """False, as `commit` returns it for a shard that is there; NondeterminismError if its digests are not ours."""
@@ -247,14 +233,14 @@ class Store:
         different = sorted(name for name in digests if theirs.get(name) != digests[name])
         if different:
             raise NondeterminismError(
-                f"shard {shard} of the store {str(self.path)!r} was made twice and {', '.join(map(repr, different))} "
+                f"shard {shard} of the store {str(self.place)!r} was made twice and {', '.join(map(repr, different))} "
                 "came out different: the producer is not repeatable (other hardware, other library versions, or random "
                 "numbers that depend on the worker). Verify the store, and make it on machines of one kind"
             )
         return False
 
     def seal(self, attributes: Mapping[str, Any]) -> None:
-        """Complete the store: index every digest, add `attributes`, consolidate the metadata, sweep dead attempts.
+        """Complete the store: gather all commits in the index, add `attributes`, consolidate the metadata, sweep.
 
         Atomic and repeatable. Raises StoreError if shards are missing, if an attribute is there with another value, or
         if the store was sealed with other attributes.
@@ -262,74 +248,54 @@ class Store:
         missing, final = self.missing(), layout.plain(attributes)
         if missing:
             raise StoreError(
-                f"the store {str(self.path)!r} lacks {len(missing)} of {self.config.shards} shards "
+                f"the store {str(self.place)!r} lacks {len(missing)} of {self.config.shards} shards "
                 f"(first: {missing[0]}): commit them before sealing"
             )
         group = self._group()
-        there = {k: v for k, v in group.items() if k in self.config.attributes or (group[KEY]["sealed"] and k != KEY)}
+        sealed = group[KEY]["content"] is not None
+        there = {k: v for k, v in group.items() if k in self.config.attributes or (sealed and k != KEY)}
         for name in final.keys() & there.keys():
             if final[name] != there[name]:
                 raise StoreError(
                     f"'attributes' has {name!r} = {final[name]}, the store has {there[name]}: make them agree"
                 )
-        if group[KEY]["sealed"] and not final.keys() <= there.keys():
-            raise StoreError(f"the store {str(self.path)!r} is sealed, without {sorted(final.keys() - there.keys())}")
-        with explained(self.path, "sealing"):
-            self._sweep()
-            for draft in self.path.parent.glob(f".{self.path.name}.*.creating"):
-                shutil.rmtree(draft, ignore_errors=True)
-            if not group[KEY]["sealed"]:
-                index = layout.shard_file(DIGESTS, 0, 2)
-                self._replace(index, layout.encode_index(self.digests()))
+        if sealed and not final.keys() <= there.keys():
+            raise StoreError(f"the store {str(self.place)!r} is sealed, without {sorted(final.keys() - there.keys())}")
+        with explained(self.place, "sealing"):
+            self.place.sweep()
+            if not sealed:
+                content = self.commits.gather()
                 final = {k: v for k, v in final.items() if k not in self.config.attributes}
-                self._replace("zarr.json", layout.documents(self.config, sealed=True, final=final)["zarr.json"])
-                self._sweep()
+                self._describe(content, final)
+                self.place.sweep()
+            self.commits.remove_markers()
 
-    def _sweep(self) -> None:
-        shutil.rmtree(self.path / ATTEMPTS, ignore_errors=True)
-
-    def _replace(self, name: str, data: bytes) -> None:
-        """Put a file in the place of another atomically."""
-        for _ in range(10):
-            draft = self.path / ATTEMPTS / uuid.uuid4().hex
-            # Another process that seals sweeps the drafts, ours too; it does so twice, so we try again.
-            with contextlib.suppress(FileNotFoundError):
-                draft.parent.mkdir(exist_ok=True)
-                write(draft, data)
-                os.replace(draft, self.path / name)
-                break
-        else:
-            raise StoreError(
-                f"{name!r} of the store {str(self.path)!r} could not be written: its drafts keep vanishing"
-            )
-        sync_directory((self.path / name).parent)
+    def _describe(self, content: str | None, final: Mapping[str, Any]) -> None:
+        """Write the metadata anew, that of the group last: what it says of the others is then true."""
+        files = layout.documents(self.config, content, final)
+        for name in sorted(files, key=lambda name: name == _GROUP):
+            self.place.replace(name, files[name])
 
     def digests(self) -> npt.NDArray[np.uint8]:
-        """The digests in all commit markers, (shards, arrays, 16), arrays in the order of their names."""
-        names = sorted(self.config.arrays)
-        index = np.zeros((self.config.shards, len(names), DIGEST_BYTES), np.uint8)
-        for shard in range(self.config.shards):
-            digests = self.record(shard)["digests"]
-            for column, name in enumerate(names):
-                index[shard, column] = np.frombuffer(bytes.fromhex(digests[name]), np.uint8)
-        return index
+        """The digests of all shard files, (shards, arrays, 16), arrays in the order of their names."""
+        with explained(self.place, "reading the commits"):
+            return self.commits.digests()
 
     # -- checking -----------------------------------------------------------------------------------------------------
 
     def verify(self, shards: Iterable[int] | None = None) -> list[Problem]:
-        """Read the files of the given shards (all) and compare them with their markers; [] = all is well.
+        """Read the files of the given shards (all) and compare them with their commits; [] = all is well.
 
-        Finds missing markers and files, wrong sizes, any flipped bit, markers of another configuration, and, in a
-        sealed store, an index that is not that of the markers. Several processes may each take some of the shards.
+        Finds missing commits and files, wrong sizes, any flipped bit, markers of another configuration, and, in a
+        sealed store, a damaged index. Several processes may each take some of the shards.
         """
         found: list[Problem] = []
-        with explained(self.path, "verifying"):
+        with explained(self.place, "verifying"):
+            self.commits.refresh()
             for shard in range(self.config.shards) if shards is None else shards:
                 found += check_shard(self, shard)
             if shards is None:
-                found += check_metadata(self)
-                if self.sealed and not found:
-                    found += check_index(self)
+                found += check_metadata(self) + check_index(self)
         return found
 
     def repair(self, problems: Sequence[Problem] | None = None) -> list[int]:
@@ -339,17 +305,13 @@ class Store:
         """
         problems = self.verify() if problems is None else problems
         bad = sorted({p.shard for p in problems if p.shard is not None})
-        with explained(self.path, "repairing"):
+        with explained(self.place, "repairing"):
             if problems:
-                for name, data in layout.documents(self.config, sealed=False, final={}).items():
-                    self._replace(name, data)
-            for shard in bad:
+                # In this order: a store that is sealed lacks no shard.
+                self._describe(content=None, final={})
                 # Not the files: a writer may be publishing this shard again already, and replaces what is not right.
-                self.marker(shard).unlink(missing_ok=True)
-            for directory in {self.marker(shard).parent for shard in bad}:
-                if directory.is_dir():
-                    sync_directory(directory)
-        self._map.cache_clear()
+                self.commits.take_back(bad)
+        self._window.cache_clear()
         return bad
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -357,52 +319,71 @@ class Store:
     def read(self, name: str, rows: Tensor | npt.NDArray[np.int64] | Sequence[int] | range) -> npt.NDArray[Any]:
         """Rows of one array, in the order asked for: (len(rows), *shape), a copy.
 
-        Files are visited in order through memory maps, so memory stays flat. Raises KeyError for an unknown name,
-        IndexError for a row out of range, StoreError for a shard that is not committed or not whole.
+        Read through memory maps, so memory stays flat. Raises KeyError for an unknown name, IndexError for a row out of
+        range, StoreError for a shard that is not committed or not whole.
         """
-        if name not in self.config.arrays:
-            raise KeyError(f"'name' must be one of {sorted(self.config.arrays)}, got {name!r}")
+        return self.read_many((name,), rows)[0]
+
+    def read_many(
+        self, names: Sequence[str], rows: Tensor | npt.NDArray[np.int64] | Sequence[int] | range
+    ) -> list[npt.NDArray[Any]]:
+        """The same rows of several arrays, in the order of `names`: see `read`."""
         wanted = np.asarray(rows)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise IndexError(f"'rows' must be a 1-D sequence of integers, got {wanted.shape} of {wanted.dtype}")
-        spec, size, count = self.config.arrays[name], self.config.shard, wanted.size
-        place = wanted.argsort()
-        ordered = wanted[place].astype(np.int64)
-        if count and (ordered[0] < 0 or ordered[-1] >= len(self)):
-            raise IndexError(f"'rows' must lie in [0, {len(self)}), got {ordered[0]}..{ordered[-1]}")
-        out = np.empty(count, layout.row_dtype(spec))  # a row is one item: copied at once, half the time of an array's
-        begin = 0
-        while begin < count:
-            shard = int(ordered[begin]) // size
-            end = int(ordered.searchsorted((shard + 1) * size))
-            out[place[begin:end]] = self._map(name, shard).take(ordered[begin:end] - shard * size)
-            begin = end
-        return out.view(layout.stored_dtype(spec)).reshape(count, *spec.shape)
+        low, high = (int(wanted.min()), int(wanted.max())) if wanted.size else (0, 0)
+        if low < 0 or high >= len(self):
+            raise IndexError(f"'rows' must lie in [0, {len(self)}), got {low}..{high}")
+        shard, row = np.divmod(wanted.astype(np.int64, copy=False), self.config.shard)
+        found = []
+        for name in names:
+            spec = self.config.arrays.get(name)
+            if spec is None:
+                raise KeyError(f"'name' must be one of {sorted(self.config.arrays)}, got {name!r}")
+            with explained(self.place, f"reading {name!r}"):
+                taken = self._window(name).take(shard, row)  # a row is one item: half the time of an array's
+            found.append(taken.view(layout.stored_dtype(spec)).reshape(wanted.size, *spec.shape))
+        return found
 
-    def _map_shard(self, name: str, shard: int) -> npt.NDArray[Any]:
-        if not self.marker(shard).exists():
-            raise StoreError(f"shard {shard} of the store {str(self.path)!r} is not committed: finish the store")
-        spec = self.config.arrays[name]
+    def _open_window(self, name: str) -> Window:
+        spec, rows, chunk = self.config.arrays[name], self.config.shard, self.config.chunk
+        size, opened = layout.shard_bytes(spec, rows, chunk), partial(self._open_shard, name)
+        return Window(self.config.shards, rows, layout.row_dtype(spec), size, opened, _OPEN_SHARDS)
+
+    def _open_shard(self, name: str, shard: int) -> BinaryIO:
+        record = self.commits.record(shard)
+        if record is None:
+            raise StoreError(f"shard {shard} of the store {str(self.place)!r} is not committed: finish the store")
+        target = self.shard_file(name, shard)
         try:
-            return layout.map_shard(self.file(name, shard), spec, self.config.shard, self.config.chunk)
+            file = self.place.open(target, record["digests"][name])
         except OSError as error:
-            raise StoreError(f"shard {shard} of the store {str(self.path)!r} cannot be read: {error}") from error
+            raise StoreError(f"shard {shard} of the store {str(self.place)!r} cannot be read: {error}") from error
+        try:
+            layout.check_file(file, f"{self.place}/{target}", self.config, name)
+        except StoreError:
+            file.close()
+            raise
+        return file
+
+    def shard_file(self, name: str, shard: int) -> str:
+        """Where a shard of an array lies, in the place."""
+        return layout.shard_file(name, shard, len(self.config.arrays[name].shape))
 
     def file(self, name: str, shard: int) -> Path:
-        """Where a shard of an array lies."""
-        return self.path / layout.shard_file(name, shard, len(self.config.arrays[name].shape))
+        """Where a shard of an array lies, for a store on this machine."""
+        return self.path / self.shard_file(name, shard)
 
     def marker(self, shard: int) -> Path:
-        """Where the commit marker of a shard lies."""
-        return self.path / COMMITS / f"{shard // 1000:03d}" / f"{shard:06d}.json"
+        """Where the commit marker of a shard lies until the store is sealed, for a store on this machine."""
+        return self.path / layout.marker_file(shard)
 
     def record(self, shard: int) -> dict[str, Any]:
-        """The content of a commit marker, {"shard", "rows", "fingerprint", "digests"}; StoreError if it is damaged."""
-        try:
-            record = json.loads(self.marker(shard).read_bytes())
-            sizes = {len(bytes.fromhex(d)) for d in record["digests"].values()}
-            if set(record["digests"]) == set(self.config.arrays) and sizes == {DIGEST_BYTES} and record["fingerprint"]:
-                return record
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"the commit marker {str(self.marker(shard))!r} is damaged ({error}): repair") from error
-        raise StoreError(f"the commit marker {str(self.marker(shard))!r} names other arrays: repair the store")
+        """What is committed of a shard, {"shard", "rows", "fingerprint", "digests"}.
+
+        Raises StoreError if it is not committed, or if its marker is damaged.
+        """
+        record = self.commits.record(shard)
+        if record is None:
+            raise StoreError(f"shard {shard} of the store {str(self.place)!r} is not committed: finish the store")
+        return record

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gensys.data import layout
-from gensys.durable import digest_file
+from gensys.data.commits import INDEX
 from gensys.errors import StoreError
 
 if TYPE_CHECKING:
@@ -30,33 +30,34 @@ class Problem:
 
 
 def check_shard(store: Store, shard: int) -> list[Problem]:
-    """Read one shard's files and compare them with its commit marker."""
-    if not store.marker(shard).is_file():
-        return [Problem(shard, "", "not committed")]
+    """Read one shard's files and compare them with what was committed."""
     try:
-        record = store.record(shard)
+        record = store.commits.record(shard)
     except StoreError as error:
         return [Problem(shard, "", str(error))]
+    if record is None:
+        return [Problem(shard, "", "not committed")]
     if record["fingerprint"] != store.fingerprint:
         return [Problem(shard, "", f"made for the configuration {record['fingerprint']}, not {store.fingerprint}")]
     found = []
     for name, spec in sorted(store.config.arrays.items()):
-        file, wanted = store.file(name, shard), layout.shard_bytes(spec, store.config.shard, store.config.chunk)
-        if not file.is_file():
+        measured = store.place.measure(store.shard_file(name, shard))
+        wanted = layout.shard_bytes(spec, store.config.shard, store.config.chunk)
+        if measured is None:
             found.append(Problem(shard, name, "its file is missing"))
-        elif file.stat().st_size != wanted:
-            found.append(Problem(shard, name, f"its file has {file.stat().st_size} bytes instead of {wanted}"))
-        elif digest_file(file) != record["digests"][name]:
+        elif measured[0] != wanted:
+            found.append(Problem(shard, name, f"its file has {measured[0]} bytes instead of {wanted}"))
+        elif measured[1] != record["digests"][name]:
             found.append(Problem(shard, name, "its content is not what was committed"))
     return found
 
 
 def check_metadata(store: Store) -> list[Problem]:
     """Compare the metadata of every array with the copy that the group consolidates."""
-    group, found = json.loads((store.path / "zarr.json").read_bytes()), []
+    group, found = json.loads(store.place.read("zarr.json")), []
     for name, wanted in group["consolidated_metadata"]["metadata"].items():
         try:
-            whole = json.loads((store.path / name / "zarr.json").read_bytes()) == wanted
+            whole = json.loads(store.place.read(f"{name}/zarr.json")) == wanted
         except (OSError, ValueError):
             whole = False
         if not whole:
@@ -65,8 +66,9 @@ def check_metadata(store: Store) -> list[Problem]:
 
 
 def check_index(store: Store) -> list[Problem]:
-    """Compare the index of a sealed store with its commit markers, all of which must be whole."""
-    index = store.path / layout.shard_file(layout.DIGESTS, 0, 2)
-    if index.is_file() and index.read_bytes() == store.digests().tobytes():
-        return []
-    return [Problem(None, layout.DIGESTS, "the index is not that of the commit markers")]
+    """Compare the index of a sealed store with its digest, which the group holds."""
+    if store.sealed:
+        measured = store.place.measure(INDEX)
+        if measured is None or measured[1] != store.content():
+            return [Problem(None, layout.DIGESTS, "the index is not what was sealed")]
+    return []

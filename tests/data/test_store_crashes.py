@@ -1,5 +1,6 @@
 """Writers that are killed: whatever is left, the next ones finish the store, and its bytes are those of a quiet run."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -15,7 +16,8 @@ from gensys.errors import StoreError
 
 ARRAYS = {"x": ArraySpec((3, 8), "float32"), "label": ArraySpec((), "int64")}
 ROWS, SHARD, CHUNK = 19, 8, 4
-POINTS = ("fsync", "link", "rename", "replace", "mkdir")  # every way in which something becomes visible or durable
+# every way in which something becomes visible, durable or gone
+POINTS = ("fsync", "link", "rename", "replace", "mkdir", "unlink", "rmdir")
 
 
 def content(rows):
@@ -33,8 +35,14 @@ def produce(path, shards=None):
     return published
 
 
-def die_at(path, point, counter):
-    """Produce, and be killed at the `point`-th system call that matters; returns having counted them if it lives."""
+def mend(path):
+    """What `gensys verify --repair` does, and the command that made the store after it."""
+    Store.open(path).repair()
+    return produce(path)
+
+
+def die_at(path, point, counter, work=produce):
+    """Work, and be killed at the `point`-th system call that matters; returns having counted them if it lives."""
     calls = 0
 
     def counted(real):
@@ -49,7 +57,7 @@ def die_at(path, point, counter):
 
     for name in POINTS:
         setattr(os, name, counted(getattr(os, name)))
-    produce(path)
+    work(path)
     counter.value = calls
 
 
@@ -104,6 +112,7 @@ def check(path, quiet):
         if store.sealed:
             assert store.missing() == []
     produce(path)
+    assert Store.open(path).verify() == []
     assert files(path) == quiet
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -120,6 +129,30 @@ def test_killed_at_every_point(tmp_path, processes, quiet):
         folder.mkdir()
         assert run(processes.Process(target=die_at, args=(folder / "s.zarr", point, counter))) == -signal.SIGKILL
         check(folder / "s.zarr", quiet)
+
+
+@pytest.mark.slow
+def test_repair_killed_at_many_points(tmp_path, processes, quiet):
+    """Of a sealed store with a damaged shard: repairing again, after a kill at any instant, mends it."""
+    counter, kills, damaged = processes.Value("i", -1), 0, [1]
+    for point in itertools.count(step=5):
+        path = tmp_path / str(point) / "s.zarr"
+        produce(path)
+        for shard in damaged:
+            os.truncate(Store.open(path).file("x", shard), 50)
+        if run(processes.Process(target=die_at, args=(path, point, counter, mend))) == 0:
+            break
+        kills += 1
+        store = Store.open(path)
+        if store.sealed:
+            assert store.missing() == []
+        intact = set(range(3)) - set(damaged)
+        assert intact <= store.done()  # what is whole stays committed
+        mend(path)
+        assert files(path) == quiet
+        assert store.verify() == []
+    assert kills == -(-counter.value // 5) > 5
+    assert files(path) == quiet
 
 
 def test_killed_at_random_over_and_over(tmp_path, processes, quiet):
