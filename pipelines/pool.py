@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import ray
@@ -19,6 +20,7 @@ import torch
 from gensys.pipelines.session import Session, stand_in
 from ray.exceptions import RayActorError, RayTaskError
 
+from gensys.data.leases import Leases
 from gensys.data.store import Store
 from gensys.errors import ConfigError, GensysError
 from gensys.progress import Screen
@@ -83,8 +85,8 @@ class Pool:
         except BaseException as error:  # raised again where the pool is first used
             self._error = error
 
-    def map(self, job: Job, shards: Sequence[int], done: Callable[[int], None]) -> None:
-        """Do all shards; done(rows) is called as each one ends, in any order.
+    def map(self, job: Job, shards: Iterable[int], done: Callable[[int], None]) -> None:
+        """Do all shards, each taken when a worker is there for it; done(rows) is called as each one ends, in any order.
 
         Raises: the GensysError of a shard, or one that says which shard no worker survived.
         """
@@ -100,15 +102,22 @@ class Pool:
         self._starting.join()
         if self._error is not None:
             raise self._error
-        waiting = list(reversed(shards))
-        attempts: dict[int | None, int] = {None: 0, **dict.fromkeys(shards, 0)}  # None: starting up
+        coming, again = iter(shards), list[int]()
+        attempts: dict[int | None, int] = defaultdict(int)  # None: starting up
         idle: list[Any] = []
+        more = True
         # a shard is given only to a worker that has started: one that finds no place must not hold a shard back
         running: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
-        while waiting or any(shard is not None for _, shard in running.values()):
-            while waiting and idle:
-                actor, shard = idle.pop(), waiting.pop()
-                running[actor.run.remote(job, shard)] = actor, shard
+        while True:
+            while idle and (again or more):
+                shard = again.pop() if again else next(coming, None)
+                if shard is None:
+                    more = False
+                else:
+                    actor = idle.pop()
+                    running[actor.run.remote(job, shard)] = actor, shard
+            if not (again or more or any(shard is not None for _, shard in running.values())):
+                return
             (reference,), _ = ray.wait(list(running), num_returns=1)
             actor, shard = running.pop(reference)
             try:
@@ -131,7 +140,7 @@ class Pool:
                         f"shards, and run the same command again"
                     ) from error
                 if shard is not None:
-                    waiting.append(shard)
+                    again.append(shard)
                 running[actor.ready.remote()] = actor, None
             except RayTaskError as error:
                 if isinstance(error.cause, GensysError):
@@ -173,7 +182,10 @@ def check_shard(shard: int) -> int:
 
 
 def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: Screen, pool: Pool | None) -> None:
-    """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running."""
+    """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running.
+
+    Several drivers may fill a store at once; what another commits meanwhile is left out.
+    """
     missing = store.missing()
     if len(missing) < store.config.shards:
         done = store.config.shards - len(missing)
@@ -181,9 +193,11 @@ def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: 
     if not missing:
         return
     used = pool or Pool(min(workers, len(missing)))
+    leases = Leases(store, used.workers)
     try:
         with screen.phase(verb, sum(len(store.rows_of(k)) for k in missing), unit) as phase:
-            used.map(job, missing, lambda rows: phase.update(phase.done + rows))
+            used.map(job, leases.hand_out(missing), lambda rows: phase.update(phase.done + rows))
     finally:
+        leases.close()
         if pool is None:
             used.close()

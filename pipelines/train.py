@@ -29,6 +29,7 @@ from gensys import durable
 from gensys.core import Batch, Codec, Generative
 from gensys.data import order
 from gensys.data.latents import LatentSource
+from gensys.data.prefetch import prefetch
 from gensys.data.quarantine import check_quarantine, record, told, without
 from gensys.doctor import cores, environment
 from gensys.engine import log
@@ -112,7 +113,7 @@ def _work(
 
     return fit(
         model,
-        _batches(run, world),
+        prefetch(_batches(run, world)),
         run.settings,
         folder.path,
         world=world,

@@ -111,7 +111,8 @@ class Commits:
             if record is not None:
                 index[shard] = [list(bytes.fromhex(record["digests"][name])) for name in self._names]
         there = self.refresh()
-        index = np.where(there.any((1, 2))[:, None, None], there, index)
+        known = np.asarray(there.any((1, 2)))
+        index[known] = there[known]
         lacking = np.flatnonzero(index.any((1, 2)) == 0)
         if lacking.size:
             raise StoreError(f"shard {lacking[0]} of the store {str(self._place)!r} is not committed: finish the store")

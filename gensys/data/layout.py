@@ -6,6 +6,7 @@
     PATH/digests/zarr.json        an array too, (shards, arrays, 16) uint8: the digest of every shard file
     PATH/digests/c.0.0.0          its only chunk, the index of the commits
     PATH/digests/commits/000/     one commit marker a shard that the index lacks, a thousand in a directory
+    PATH/digests/leases/          what the drivers at work say that they are at: hints (leases.py)
     PATH/digests/attempts/        where writers on this machine prepare what they publish
 
 The bookkeeping lives inside an array because readers list the nodes of a group and warn of strangers, while nothing
@@ -38,6 +39,7 @@ __all__ = [
     "COMMITS",
     "DIGESTS",
     "KEY",
+    "LEASES",
     "ArraySpec",
     "Config",
     "check_file",
@@ -52,6 +54,7 @@ VERSION = 2  # 1 kept the markers of sealed stores
 DIGESTS = "digests"
 COMMITS = f"{DIGESTS}/commits"
 ATTEMPTS = f"{DIGESTS}/attempts"
+LEASES = f"{DIGESTS}/leases"
 DIGEST_BYTES = 16
 _DTYPES = ("float16", "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from gensys.data import layout
 from gensys.data.commits import Commits
-from gensys.data.layout import KEY, ArraySpec, Config, differences
+from gensys.data.layout import KEY, LEASES, ArraySpec, Config, differences
 from gensys.data.place import Place, open_place
 from gensys.data.verify import Problem, check_index, check_metadata, check_shard
 from gensys.data.window import Window
@@ -269,6 +269,7 @@ class Store:
                 self._describe(content, final)
                 self.place.sweep()
             self.commits.remove_markers()
+            self.place.remove([*self.place.list(LEASES)])
 
     def _describe(self, content: str | None, final: Mapping[str, Any]) -> None:
         """Write the metadata anew, that of the group last: what it says of the others is then true."""
