@@ -132,9 +132,7 @@ class LocalPlace:
         """Draft, fsync, rename, fsync of the directory."""
         self._give(name, lambda draft: write(draft, data), os.replace)
 
-    def _give(
-        self, name: str, fill: Callable[[Path], None], give: Callable[[Path, Path], bool | None]
-    ) -> bool:
+    def _give(self, name: str, fill: Callable[[Path], None], give: Callable[[Path, Path], bool | None]) -> bool:
         target = self.path / name
         for left in reversed(range(_TRIES)):
             draft = self._drafts / uuid.uuid4().hex

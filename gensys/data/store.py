@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -51,7 +51,7 @@ class Store:
         self.place, self.config = place, config
         self.fingerprint = config.fingerprint
         self.commits = Commits(place, config)
-        self._window = lru_cache(maxsize=None)(self._open_window)
+        self._window = cache(self._open_window)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store.open, (str(self.place),)
