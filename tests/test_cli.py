@@ -117,13 +117,14 @@ def test_without_arguments_it_says_what_to_try():
 
 
 def test_commands_are_in_the_order_of_work():
-    listed = ["train", "encode", "sample", "evaluate", "report", "verify", "list", "show", "doctor", "demo"]
+    listed = ["train", "encode", "sample", "evaluate", "report", "verify", "data", "list", "show", "doctor", "demo"]
     assert cli.list_commands(click.Context(cli))[: len(listed)] == listed
     for name in listed:
         help_line = cli.commands[name].get_short_help_str(limit=1000)
         assert len(help_line) < 65, "it would be cut in the list"
-        assert "--json" in ask(name, "--help").stdout
-        assert "--debug" in ask(name, "--help").stdout
+        words = (name, "info") if name == "data" else (name,)
+        assert "--json" in ask(*words, "--help").stdout
+        assert "--debug" in ask(*words, "--help").stdout
 
 
 def test_exit_codes_of_the_program(here):
@@ -377,6 +378,7 @@ def test_encode(here, calls, store):
 
 IMAGES = {"x": ArraySpec((3, 32, 32), "uint8"), "label": ArraySpec((), "int64")}
 LATENTS = {name: ArraySpec((4, 8, 8), "float16") for name in ("mean", "logvar")}
+CODES = {"codes": ArraySpec((8, 8), "uint16")}
 
 
 @pytest.mark.parametrize(
@@ -385,6 +387,7 @@ LATENTS = {name: ArraySpec((4, 8, 8), "float16") for name in ("mean", "logvar")}
         (IMAGES, ["a"], "3 samples of 3x32x32 uint8 with labels in o.zarr"),
         (IMAGES, [], "3 samples of 3x32x32 uint8 in o.zarr"),
         (LATENTS, [], "3 latents of 4x8x8 float16 in o.zarr"),
+        (CODES, [], "3 latents of 8x8 uint16 in o.zarr"),
     ],
 )
 def test_what_a_store_holds_is_told(here, calls, arrays, classes, said):

@@ -57,6 +57,10 @@ def _told(store: Path, found: Mapping[str, Any]) -> str:
     parts = [f"{quoted(store)}\n{columns(lines)}"]
     rows = [["array", "dtype", "shape", "size"]]
     rows += [[n, a["dtype"], "x".join(map(str, a["shape"])), size(a["bytes"])] for n, a in found["arrays"].items()]
+    for member, arrays in found.get("texts", {}).items():
+        rows += [
+            [f"{member}/{n}", a["dtype"], "x".join(map(str, a["shape"])), size(a["bytes"])] for n, a in arrays.items()
+        ]
     parts += [columns(rows)]
     if classes := found.get("classes"):
         shown = [[name, f"{count:,}"] for name, count in list(classes.items())[:_CLASSES]]

@@ -49,17 +49,18 @@ def encode(
 
     RUN is the run of a codec, such as kl_autoencoder. The store is RUN/latents.zarr unless --out names another.
     """
-    from gensys.pipelines.encode import encode as pipeline
-    from gensys.pipelines.encode import predict
-
     out = out or run / "latents.zarr"
     data = None if data is None else absolute(data)
     folder = RunFolder(run)
     if dry_run:
+        from gensys.pipelines.encode import predict
+
         found = predict(
             folder, out, data=data, shard=shard, workers=workers, damaged=damaged, update=update, mirror=mirror
         )
         return Answer({"store": out.resolve(), **found}, facts(found))
+    from gensys.pipelines.encode import encode as pipeline
+
     keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
     store = pipeline(
         folder,

@@ -16,7 +16,8 @@ __all__ = ["facts", "number", "scores", "store_answer"]
 def store_answer(store: Store, following: str) -> Answer:
     """What a finished store holds, and the command to go on with."""
     arrays = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in store.config.arrays.items()}
-    name, what = ("mean", "latent") if "mean" in arrays else ("x", "sample")
+    known = {"mean": "latent", "codes": "latent", "x": "sample"}
+    name, what = next((name, what) for name, what in known.items() if name in arrays)
     text = f"{len(store):,} {what}{'' if len(store) == 1 else 's'} of {'x'.join(map(str, arrays[name]['shape']))} "
     text += (
         f"{arrays[name]['dtype']}{' with labels' if store.attributes.get('classes') else ''} in {quoted(store.path)}"

@@ -11,6 +11,7 @@ from gensys.data.latents import MIRROR, states
 from gensys.data.layout import shard_bytes
 from gensys.data.manifest import STATES, from_bytes
 from gensys.data.store import KEY, Store
+from gensys.data.text import text_path
 
 __all__ = ["describe"]
 
@@ -55,6 +56,10 @@ def describe(path: str | Path) -> dict[str, Any]:
     if reasons := attributes.get("quarantine"):
         names = from_bytes(store.read("name", np.array([r["row"] for r in reasons])))
         found["quarantine"] = [{**r, "name": name} for r, name in zip(reasons, names, strict=True)]
+    if found["kind"] == "latents" and text_path(store.path).exists():
+        found["texts"] = {
+            name: describe(text_path(store.path) / name)["arrays"] for name in ("rows", "texts", "tokens")
+        }
     known = {*found, KEY, "normalisation_digest", "logical_dtype"}
     if other := {name: value for name, value in attributes.items() if name not in known}:
         found["made_from"] = other

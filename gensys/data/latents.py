@@ -28,6 +28,7 @@ from gensys.core import Batch, Codes, Posterior
 from gensys.data.manifest import GOOD, STATES, Manifest, from_bytes
 from gensys.data.source import Source, check_rows, digests_of
 from gensys.data.store import ArraySpec, Store
+from gensys.data.text import Texts, text_path
 from gensys.errors import DataError, StoreError
 from gensys.noise import Noise, Stream
 
@@ -195,7 +196,7 @@ class LatentSource:
     """Latents in a sealed store as training data. Open with `LatentSource.open`.
 
     store: the store. normalisation: what `batch` applies; None for codes. first_test, classes: those of the encoded
-    data.
+    data. captions: the embedded texts of the rows, if there are any beside the store (`text.encode_texts`).
     """
 
     store: Store
@@ -203,10 +204,12 @@ class LatentSource:
     classes: tuple[str, ...]
     first_test: int | None
     about: str
+    captions: Texts | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> LatentSource:
-        """Raises StoreError if there is no store, if it is not of latents, or if encoding was not finished."""
+        """Raises StoreError if there is no store, if it is not of latents, if encoding was not finished, or if the
+        texts beside it belong to another store."""
         store = Store.open(path)
         if not store.sealed:
             left = len(store.missing())
@@ -228,7 +231,7 @@ class LatentSource:
             about = f"{len(store):,} {'codes' if normalisation is None else 'latents'} {shape} of {made_from['about']}"
             about += "".join(f", {counts[s]:,} {s}" for s in STATES[1:] if counts[s])
             about += f"; encoded by {codec.get('run', 'unknown')}"
-            source = cls(store, normalisation, tuple(attributes["classes"]), made_from["first_test"], about)
+            classes, first_test = tuple(attributes["classes"]), made_from["first_test"]
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"the store {str(path)!r} does not hold latents ({error} is missing): use one of `gensys encode`"
@@ -238,7 +241,8 @@ class LatentSource:
                 f"the normalisation of {str(path)!r} was edited: its digest is {normalisation.digest[:12]}, and the "
                 f"store was sealed with {sealed_with[:12]}: put the old numbers back, or encode anew"
             )
-        return source
+        captions = Texts.open(store.path) if text_path(store.path).exists() else None
+        return cls(store, normalisation, classes, first_test, about, captions)
 
     @property
     def name(self) -> str:
@@ -261,6 +265,7 @@ class LatentSource:
     @cached_property
     def _hash(self) -> str:
         text = f"{self.store.fingerprint} {self.store.content()} {self.normalisation}"
+        text += f" {self.captions.content()}" if self.captions else ""
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def fingerprint(self) -> str:
@@ -286,7 +291,8 @@ class LatentSource:
 
     def batch(self, rows: Tensor, noise: Noise) -> Batch:
         """See `Source`: x is a normalised draw from the posterior of each row, with the noise's Stream.POSTERIOR, or
-        its codes, int64. Where there is a mirrored copy, Stream.AUGMENT tosses a coin for each row.
+        its codes, int64. Where there is a mirrored copy, Stream.AUGMENT tosses a coin for each row. Of embedded
+        captions, cond has "text" (B, L, D) float32 and "text_mask" (B, L) bool; a row without one has no token.
 
         Raises DataError if `noise` has not one id a row.
         """
@@ -299,6 +305,8 @@ class LatentSource:
         else:
             x = self.normalisation.normalise(found.sample(noise.normal(self.shape, Stream.POSTERIOR)))
         cond = {"label": torch.from_numpy(self.store.read("label", rows.numpy()))} if self.classes else {}
+        if self.captions is not None:
+            cond["text"], cond["text_mask"] = self.captions.batch(rows.numpy())
         return Batch(x, cond, rows)
 
     def origin(self, rows: Tensor) -> Tensor:
