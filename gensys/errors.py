@@ -14,6 +14,7 @@ __all__ = [
     "OtherStoreError",
     "RunError",
     "StoreError",
+    "Terminated",
     "TrainingError",
 ]
 
@@ -48,6 +49,10 @@ class StoreError(DataError):
 
 class OtherStoreError(StoreError):
     """The store that is there was created for something else."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever runs this machine wants it to end, and as with Ctrl-C what is whole is kept."""
 
 
 class NondeterminismError(StoreError):

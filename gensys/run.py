@@ -382,19 +382,44 @@ class RunFolder:
                 )
         return spec.with_knobs({name: parse(name, text, knobs[name].annotation) for name, text in overrides.items()})
 
-    def weights(self, digest: str | None = None) -> Path:
-        """The averaged weights of the newest whole checkpoint, or of the one whose weights have this SHA-256.
+    def weights(self, which: str = "newest", tell: Callable[[str], None] | None = None) -> Path:
+        """The averaged weights of the newest whole checkpoint, of the best, or of the one of a step ("1200").
 
-        Raises: RunError if there is none, as when training went on and the one that is asked for was replaced.
+        tell: is given a line about each checkpoint that is damaged and passed over. Raises: RunError if there is none.
+        """
+        from gensys.engine.checkpoint import best, fault, newest, whole
+
+        root = self.path / "checkpoints"
+        if which.isdecimal():
+            found = root / f"{int(which):08d}"
+            if (wrong := fault(found)) is not None:
+                there = ", ".join(str(int(directory.name)) for directory in whole(root)) or "none"
+                why = wrong if found.exists() else "it is not there"
+                raise RunError(f"{str(found)!r} cannot be used, as {why}: steps that can are {there}")
+        elif which not in ("newest", "best"):
+            raise ConfigError(f"'checkpoint' is newest, best or a step, got {which!r}")
+        else:
+            found = (best if which == "best" else newest)(root, tell)
+        if found is None and which == "best" and newest(root) is not None:
+            raise RunError(
+                f"no checkpoint of {str(self.path)!r} has a score to be the best by, as of a game or without held-out "
+                f"rows: use the newest"
+            )
+        if found is None:
+            raise RunError(f"{str(self.path)!r} has no whole checkpoint yet: run `gensys train` until it has saved one")
+        return found / "average.safetensors"
+
+    def _weights_of(self, digest: str) -> Path:
+        """The averaged weights that have this SHA-256.
+
+        Raises: RunError if they are gone, as when training went on.
         """
         from gensys.engine.checkpoint import whole
 
         for directory in whole(self.path / "checkpoints"):
             path = directory / "average.safetensors"
-            if digest is None or _sha256(path) == digest:
+            if _sha256(path) == digest:
                 return path
-        if digest is None:
-            raise RunError(f"{str(self.path)!r} has no whole checkpoint yet: run `gensys train` until it has saved one")
         now = next((_sha256(d / "average.safetensors") for d in whole(self.path / "checkpoints")), "none")
         raise RunError(
             f"{str(self.path)!r} no longer holds the weights {digest[:12]}: training went on, or began anew, since "
@@ -403,7 +428,7 @@ class RunFolder:
         )
 
     def model(self, spec: Spec | None = None, digest: str | None = None) -> Generative:
-        """The trained model: averaged weights (see `weights`), evaluation mode.
+        """The trained model: averaged weights, the newest or those of a `weights_digest`; evaluation mode.
 
         Raises RunError if it was trained on latents that were normalised otherwise than the store's are now.
         """
@@ -413,7 +438,7 @@ class RunFolder:
         run = spec.load()
         self._check_normalisation(run.source)
         model = spec.model(run)
-        load_weights(model, self.weights(digest))
+        load_weights(model, self._weights_of(digest) if digest else self.weights())
         return model.requires_grad_(False).eval()
 
     def _check_normalisation(self, source: Source) -> None:
@@ -426,9 +451,9 @@ class RunFolder:
                 f"normalised by {now}: put the store back that it was trained on, or train anew with --fresh"
             )
 
-    def weights_digest(self) -> str:
-        """SHA-256 of the averaged weights' file: what a store says it was made with."""
-        return _sha256(self.weights())
+    def weights_digest(self, which: str = "newest", tell: Callable[[str], None] | None = None) -> str:
+        """SHA-256 of the averaged weights' file (see `weights`): what a store says it was made with."""
+        return _sha256(self.weights(which, tell))
 
 
 def _sha256(path: Path) -> str:

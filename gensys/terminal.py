@@ -3,7 +3,8 @@
     0   done
     1   failed: a paragraph on stderr says what happened and what to do
     2   not understood: an unknown command, option, recipe or knob, or a value of the wrong kind
-    130 interrupted: a line says what was kept and how to go on
+    130 interrupted by Ctrl-C: a line says what was kept and how to go on
+    143 terminated by SIGTERM, as schedulers send it before they take a machine away: the same
 
 stdout carries the answer alone, as text or, with --json, as one JSON object; everything else goes to stderr.
 """
@@ -16,18 +17,20 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gensys.errors import ConfigError, GensysError
+from gensys.errors import ConfigError, GensysError, Terminated
 from gensys.run import nearest
 
 __all__ = ["Answer", "Commands", "answering", "columns", "debug_option", "duration", "keeping", "quoted", "size"]
@@ -55,6 +58,29 @@ class Interrupted(Failure):
     """Ctrl-C: the shell's convention for it is 128 + the signal's number."""
 
     exit_code = 130
+
+
+class Ended(Failure):
+    """SIGTERM, by the same convention: 128 + 15. A scheduler sees a process that did as it was told."""
+
+    exit_code = 143
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, instead of ending the process where it stands."""
+
+    def end(signum: int, frame: object) -> None:
+        raise Terminated
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 _DISK = {
@@ -92,7 +118,7 @@ def _of_ray(error: BaseException) -> bool:
 def explained(error: BaseException) -> Failure:
     """The exception -> the failure that a person sees."""
     error = _unwrapped(error)
-    name, text = type(error).__name__, " ".join(str(error).split())
+    name, text = type(error).__name__, " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
     if _of_ray(error):
         first = (str(error).strip() or name).splitlines()[0]
         return Failure(
@@ -100,9 +126,9 @@ def explained(error: BaseException) -> Failure:
             f"this process without Ray; --debug shows the whole trace"
         )
     if isinstance(error, ConfigError):
-        return Misused(str(error))
+        return Misused(text)
     if isinstance(error, GensysError):
-        return Failure(str(error))
+        return Failure(text)
     if isinstance(error, OSError) and error.errno in _DISK:
         return Failure(_disk(error))
     if isinstance(error, MemoryError):
@@ -148,14 +174,16 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _terminable():
+                return super().invoke(ctx)
         except click.UsageError as error:
             raise _misused(error) from error
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click ends these well; a reader such as `head` that has gone away is no failure of ours
         except (KeyboardInterrupt, click.Abort) as error:
             _trace(ctx, error)
-            raise Interrupted(f"interrupted. {ctx.meta.get(_KEPT, 'Nothing was being written.')}") from error
+            how, kind = ("terminated", Ended) if isinstance(error, Terminated) else ("interrupted", Interrupted)
+            raise kind(f"{how}. {ctx.meta.get(_KEPT, 'Nothing was being written.')}") from error
         # The one place where everything ends up that nobody else caught: a user should meet a sentence and an exit
         # code, not our stack. Nothing is hidden: the type and the text are shown, and --debug shows all of it.
         except Exception as error:

@@ -96,6 +96,7 @@ def encode(
     shard: int | None,
     workers: int,
     screen: Screen,
+    checkpoint: str = "newest",
     pool: Pool | None = None,
     damaged: float | None = None,
     update: bool = False,
@@ -103,11 +104,12 @@ def encode(
 ) -> Store:
     """Encode every row of a source with the codec of a run; goes on where an earlier call was stopped.
 
-    The same run and data give the same bytes, whatever the number of workers. damaged: the largest share of the rows
-    that may be beyond reading, None = that of the run. update, mirror: see `encoding.plan`.
+    The same weights and data give the same bytes, whatever the number of workers. checkpoint: whose weights, see
+    `RunFolder.weights`. damaged: the largest share of the rows that may be beyond reading, None = that of the run.
+    update, mirror: see `encoding.plan`.
     """
     recover(out)
-    spec, weights, encoding, _ = _plan(folder, out, data, shard, damaged, update, mirror)
+    spec, weights, encoding, _ = _plan(folder, out, data, shard, checkpoint, screen.line, damaged, update, mirror)
     if encoding is None:
         tidy(out)
         screen.line(f"{out}: the data have not changed; there is nothing to do")
@@ -128,10 +130,18 @@ def encode(
 
 
 def _plan(
-    folder: RunFolder, out: Path, data: str | None, shard: int | None, damaged: float | None, update: bool, mirror: bool
+    folder: RunFolder,
+    out: Path,
+    data: str | None,
+    shard: int | None,
+    checkpoint: str,
+    tell: Callable[[str], None] | None,
+    damaged: float | None,
+    update: bool,
+    mirror: bool,
 ) -> tuple[Spec, str, Encoding | None, Callable[[], None]]:
     """The codec's spec and weights, what is to be done, and a function that encodes one block."""
-    spec, weights = folder.spec(), folder.weights_digest()
+    spec, weights = folder.spec(), folder.weights_digest(checkpoint, tell)
     source, encoder = source_of(spec, data), _encoder(_codec(folder, spec, weights))
     check_quarantine(source, spec.damaged if damaged is None else damaged)
     example = encoder(torch.zeros(BLOCK, *source.shape))
@@ -154,12 +164,13 @@ def predict(
     data: str | None,
     shard: int | None,
     workers: int,
+    checkpoint: str = "newest",
     damaged: float | None = None,
     update: bool = False,
     mirror: bool = False,
 ) -> dict[str, Any]:
     """What `encode` would do: see `Encoding.prediction`; the time is that of two blocks here. Writes nothing."""
-    _, _, encoding, block = _plan(folder, out, data, shard, damaged, update, mirror)
+    _, _, encoding, block = _plan(folder, out, data, shard, checkpoint, None, damaged, update, mirror)
     if encoding is None:
         return {"rows": len(Store.open(out)), "rows_to_encode": 0, "shards_to_make": 0, "bytes_to_write": 0}
     found = encoding.prediction()

@@ -25,7 +25,7 @@ from gensys.data.quarantine import readable
 from gensys.data.sources import Source
 from gensys.data.store import Store
 from gensys.engine.precision import resolve
-from gensys.errors import RunError
+from gensys.errors import ConfigError, RunError
 from gensys.evaluate.classifier import Judge, judge
 from gensys.evaluate.metrics import Metric, evaluate_reconstruction, evaluate_samples
 from gensys.noise import Noise
@@ -148,9 +148,10 @@ def _reconstruct(codec: Codec, source: Source, picture: Path | None) -> dict[str
     return evaluate_reconstruction(x, decoded)
 
 
-def evaluate(target: Path, *, screen: Screen) -> dict[str, Any]:
+def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest") -> dict[str, Any]:
     """Score a sample store, or a run folder's samples.zarr (for a codec's run: its reconstructions).
 
+    checkpoint: of a codec, whose weights, see `RunFolder.weights`.
     Returns {"metrics", "protocol", "left_out", "seconds", "file"} and writes all but the last into that file: the run's
     evaluation.json, or, for a store that is not the run's own samples.zarr, STEM.evaluation.json beside it. The
     protocol says everything that the figures depend on; left_out, why a metric or a floor is missing.
@@ -162,15 +163,21 @@ def evaluate(target: Path, *, screen: Screen) -> dict[str, Any]:
     if is_run and not inside.exists():
         folder = RunFolder(target)
         source, _ = real_source(folder)
-        model = folder.model()
+        weights = folder.weights_digest(checkpoint, screen.line)
+        model = folder.model(digest=weights)
         if not isinstance(model, Codec):
             raise RunError(f"{str(target)!r} has no samples yet: run `gensys sample {target}` first")
         metrics = _reconstruct(model, source, target / "reconstructions.png")
-        protocol = _about_data(source) | {"codec": folder.weights_digest()}
+        protocol = _about_data(source) | {"codec": weights}
         file = target / "evaluation.json"
     else:
         store = Store.open(inside if is_run else target)
         made_by = store.attributes
+        if checkpoint != "newest":
+            raise ConfigError(
+                f"'checkpoint' is {checkpoint!r}, but the samples in {str(store.path)!r} are there already: draw "
+                f"others with `gensys sample --checkpoint {checkpoint} --out STORE`, and evaluate those"
+            )
         if made_by.get("kind") != "samples":
             raise RunError(f"{str(target)!r} does not hold samples: give a store that `gensys sample` wrote, or a run")
         folder = RunFolder(target if is_run else Path(made_by["run"]))

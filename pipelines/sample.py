@@ -84,9 +84,13 @@ def sample(
     shard: int | None,
     workers: int,
     screen: Screen,
+    checkpoint: str = "newest",
     pool: Pool | None = None,
 ) -> Store:
-    """Draw the samples `ids` into a store, with a grid of the first hundred beside it; goes on where it was stopped."""
+    """Draw the samples `ids` into a store, with a grid of the first hundred beside it; goes on where it was stopped.
+
+    checkpoint: whose weights, see `RunFolder.weights`.
+    """
     if not len(ids) or ids.step != 1 or ids.start < 0:
         raise ConfigError(f"'seeds' must be a range FIRST:END with 0 <= FIRST < END, got {ids.start}:{ids.stop}")
     spec = folder.retuned(overrides)
@@ -96,7 +100,7 @@ def sample(
         raise ConfigError(
             f"'label' must lie in 0..{classes - 1}, got {label}" if classes else "this model has no labels"
         )
-    weights = folder.weights_digest()
+    weights = folder.weights_digest(checkpoint, screen.line)
     one = torch.zeros(1, dtype=torch.int64)
     shape = tuple(folder.model(spec, weights).sample(labels_for(one, classes), Noise(seed, one)).shape[1:])
     store = Store.create(

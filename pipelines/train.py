@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gensys.pipelines.pool import device
+from gensys.pipelines.pool import BLOCK, device
 from gensys.pipelines.session import Session, stand_in
 from ray.exceptions import RayTaskError
 
@@ -31,6 +31,7 @@ from gensys.data import order
 from gensys.data.latents import LatentSource
 from gensys.data.prefetch import prefetch
 from gensys.data.quarantine import check_quarantine, record, told, without
+from gensys.data.sources import split
 from gensys.doctor import cores, environment
 from gensys.engine import log
 from gensys.engine.checkpoint import State, newest, read_state
@@ -38,7 +39,8 @@ from gensys.engine.loop import Progress
 from gensys.engine.loop import train as fit
 from gensys.engine.parallel import World
 from gensys.engine.precision import resolve
-from gensys.errors import ConfigError, GensysError, RunError, TrainingError
+from gensys.engine.validation import validation_loss
+from gensys.errors import ConfigError, GensysError, RunError, Terminated, TrainingError
 from gensys.noise import Noise
 from gensys.preview import draw
 from gensys.progress import Phase, Screen
@@ -47,6 +49,7 @@ from gensys.run import Run, RunFolder, Spec, normalisation_of, open_codec
 __all__ = ["Workers", "plan", "train"]
 
 _ORDERS = ("job.json", "STOP", "FAILED")  # how the driver and the workers talk
+_HELD_OUT = 512  # rows that a checkpoint is judged on: about four steps of work, as often as one is saved
 _POLL = 0.25  # seconds between looks at the log of remote workers
 
 
@@ -84,7 +87,8 @@ def plan(spec: Spec, workers: int) -> dict[str, object]:
         "workers": workers,
         # weights, their average and AdamW's two moments, for every checkpoint that is kept and the one being written
         "disk_bytes": 4 * weights * (settings.keep + 1),
-        "memory_bytes": 5 * weights * max(1, workers) + first.x.numel() * 4 * 64,
+        # and in the one who saves, a copy of those four
+        "memory_bytes": (5 * max(1, workers) + 4) * weights + first.x.numel() * 4 * 64,
     }
 
 
@@ -97,6 +101,24 @@ def _batches(run: Run, world: World) -> Callable[[int], Batch]:
         return run.source.batch(rows, Noise(settings.seed, rows, step))
 
     return batch
+
+
+def _score(run: Run, model: Generative) -> Callable[[Generative], float] | None:
+    """How good averaged weights are: their loss on rows that are held out, evenly spaced, the same for every run.
+
+    None for a game, whose losses say nothing of the kind, and where no row is held out.
+    """
+    rows = split(run.source)[1]
+    rows = rows[~torch.isin(rows, run.rows)]
+    rows = rows[:: max(1, len(rows) // _HELD_OUT)][:_HELD_OUT]
+    if not len(rows) or len(set(model.players)) > 1:
+        return None
+
+    def score(average: Generative) -> float:
+        blocks = (run.source.batch(block, Noise(0, block)) for block in rows.split(BLOCK))
+        return validation_loss(average, blocks, run.settings.precision, device())
+
+    return score
 
 
 def _work(
@@ -119,6 +141,7 @@ def _work(
         world=world,
         device=device(),
         preview=preview,
+        score=_score(run, model),
         watch=watch,
         stop=stop,
     )
@@ -208,21 +231,21 @@ def _clear(folder: RunFolder) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the loop to save and leave; a second Ctrl-C does not wait."""
-    asked = threading.Event()
+def _interruptible() -> Iterator[list[KeyboardInterrupt]]:
+    """Ctrl-C and SIGTERM ask the loop to save and leave: what came is put on the list. A second one does not wait."""
+    asked: list[KeyboardInterrupt] = []
 
     def ask(signum: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
+        asked.append(Terminated() if signum == signal.SIGTERM else KeyboardInterrupt())
+        if len(asked) > 1:
+            raise asked[-1]
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield asked
         return
     old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield asked
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
@@ -242,11 +265,12 @@ def train(
 
     workers: 0 = in this process, on `threads` threads (None = torch's default). crew: workers that are waiting already.
 
-    Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved.
+    Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved, and the
+    Terminated kind of it after SIGTERM.
     """
     with _alone(folder):
         spec = _prepare(folder, spec, workers, fresh, screen)
-        at = newest(folder.path / "checkpoints")
+        at = newest(folder.path / "checkpoints", screen.line)
         if at is not None:
             state = read_state(at)
             if state.finished:
@@ -256,11 +280,11 @@ def train(
         with screen.log_to(folder.path / "log.txt"), _interruptible() as asked:
             with screen.phase(f"train {folder.path.name}", 1.0, "images") as phase:
                 if workers == 0 and crew is None:
-                    state = _here(folder, spec, phase, asked, threads)
+                    state = _here(folder, spec, phase, lambda: bool(asked), threads)
                 else:
-                    state = _on_workers(folder, spec, phase, asked, crew, workers)
-            if asked():
-                raise KeyboardInterrupt
+                    state = _on_workers(folder, spec, phase, lambda: bool(asked), crew, workers)
+            if asked and not state.finished:
+                raise asked[0]
     return state
 
 
@@ -343,7 +367,7 @@ class Workers:
         """Give the order and follow the log until the workers are done."""
         settings = spec.load().settings
         durable.replace(self.folder / "job.json", json.dumps(asdict(spec)).encode())
-        told = False
+        told, loss = False, float("nan")
         while self._thread.is_alive():
             self._thread.join(_POLL)
             if asked() and not told:
@@ -351,7 +375,8 @@ class Workers:
                 (self.folder / "STOP").touch()
             if (line := log.last(self.folder)) is not None:
                 state = State(int(line["step"]), int(line["images"]), line["seconds"])
-                _show(phase, state, settings.budget.progress(state), line.get("loss", float("nan")))
+                loss = line.get("loss", loss)
+                _show(phase, state, settings.budget.progress(state), loss)
         if self._error is not None:
             raise _told(self._error)
         at = newest(self.folder / "checkpoints")

@@ -20,7 +20,7 @@ from gensys.arguments import SeedRange
 from gensys.cli import cli
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.checkpoint import State
-from gensys.errors import ConfigError, RunError
+from gensys.errors import ConfigError, RunError, Terminated
 from gensys.terminal import columns, duration, plain, size
 
 RECIPE = '''
@@ -141,8 +141,11 @@ def test_a_reader_that_goes_away_is_no_failure():
     assert ran.stderr == ""
 
 
-def test_ctrl_c_says_what_is_kept(here):
-    code = (
+@pytest.mark.parametrize(
+    ("number", "code", "how"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_sigterm_say_what_is_kept(here, number, code, how):
+    text = (
         "import sys, time, types, gensys.pipelines\n"
         "def train(*a, **k):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "gensys.pipelines.train = types.SimpleNamespace(train=train)\n"
@@ -150,13 +153,13 @@ def test_ctrl_c_says_what_is_kept(here):
         "from gensys.cli import main\nmain()"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+    with subprocess.Popen([sys.executable, "-c", text], text=True, **pipes) as process:
         assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert said == (
-        "gensys: interrupted. The checkpoints in runs/mine are kept; the same command (without --fresh) goes on from "
+        f"gensys: {how}. The checkpoints in runs/mine are kept; the same command (without --fresh) goes on from "
         "the newest.\n"
     )
 
@@ -241,6 +244,7 @@ def of_ray(name, cause=None):
         (of_ray("RayTaskError", RunError("as it was raised")), 1, "gensys: as it was raised"),
         (of_ray("A", of_ray("B", OSError(errno.ENOSPC, "x"))), 1, "gensys: the disk is full"),
         (of_ray("ActorDiedError"), 1, "gensys: the workers failed (ActorDiedError: ray::worker died): give the same"),
+        (Terminated(), 143, "gensys: terminated. The checkpoints in runs/mine are kept; the same command"),
         (KeyboardInterrupt(), 130, "gensys: interrupted. The checkpoints in runs/mine are kept; the same command"),
     ],
 )
@@ -334,6 +338,7 @@ def test_train_as_json_and_quiet(here, calls):
     result = ask("train", "./mine.py:mine", "data=x", "--run", "elsewhere", "-q", "--json")
     assert json.loads(result.stdout) == {
         "run": str(here / "elsewhere"), "step": 1200, "images": 76800, "seconds": 125.0, "finished": True, "skipped": 0,
+        "score": None,
     }  # fmt: skip
     assert calls.noted[0][2]["screen"].quiet
 
@@ -408,6 +413,7 @@ def test_sample(here, calls, store):
     del options["screen"]
     assert options == {
         "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": None, "workers": 2,
+        "checkpoint": "newest",
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import click
 
 from gensys.arguments import absolute
 from gensys.commands.options import (
+    checkpoint_option,
     damaged_option,
     out_option,
     quiet_option,
@@ -31,6 +32,7 @@ from gensys.terminal import Answer, answering, keeping, quoted
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and how long it would take.")
 @workers_option()
 @damaged_option
+@checkpoint_option
 @quiet_option
 @answering
 def encode(
@@ -43,6 +45,7 @@ def encode(
     dry_run: bool,
     workers: int,
     damaged: float | None,
+    checkpoint: str,
     quiet: bool,
 ) -> Answer:
     """Encode data into a store of latents.
@@ -56,7 +59,15 @@ def encode(
         from gensys.pipelines.encode import predict
 
         found = predict(
-            folder, out, data=data, shard=shard, workers=workers, damaged=damaged, update=update, mirror=mirror
+            folder,
+            out,
+            data=data,
+            shard=shard,
+            workers=workers,
+            checkpoint=checkpoint,
+            damaged=damaged,
+            update=update,
+            mirror=mirror,
         )
         return Answer({"store": out.resolve(), **found}, facts(found))
     from gensys.pipelines.encode import encode as pipeline
@@ -69,6 +80,7 @@ def encode(
         shard=shard,
         workers=workers,
         screen=screen(quiet),
+        checkpoint=checkpoint,
         damaged=damaged,
         update=update,
         mirror=mirror,

@@ -7,23 +7,24 @@ from pathlib import Path
 import click
 
 from gensys.arguments import Place
-from gensys.commands.options import quiet_option, screen
+from gensys.commands.options import checkpoint_option, quiet_option, screen
 from gensys.commands.wording import facts, scores
 from gensys.terminal import Answer, answering, quoted
 
 
 @click.command()
 @click.argument("target", type=Place(), metavar="RUN|STORE")
+@checkpoint_option
 @quiet_option
 @answering
-def evaluate(target: Path, quiet: bool) -> Answer:
+def evaluate(target: Path, checkpoint: str, quiet: bool) -> Answer:
     """Score a run or a store of samples.
 
     Metrics with their 95 % intervals, what real data score, and the protocol they were taken under.
     """
     from gensys.pipelines.evaluate import evaluate as pipeline
 
-    result = pipeline(target, screen=screen(quiet))
+    result = pipeline(target, checkpoint=checkpoint, screen=screen(quiet))
     return Answer(
         result,
         f"{scores(result['metrics'])}\n\n{facts(result['protocol'])}\n\nwritten: {quoted(Path(result['file']))}",

@@ -30,6 +30,13 @@ damaged_option = click.option(
     metavar="SHARE",
     help="Largest share of the data's rows that may be beyond reading; they are left out.  [default: 0.01]",
 )
+checkpoint_option = click.option(
+    "--checkpoint",
+    metavar="newest|best|STEP",
+    default="newest",
+    show_default=True,
+    help="Whose weights; best = of the lowest loss on held-out rows.",
+)
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
 

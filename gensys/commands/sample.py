@@ -9,6 +9,7 @@ import click
 
 from gensys.arguments import SeedRange, overrides
 from gensys.commands.options import (
+    checkpoint_option,
     knobs_argument,
     out_option,
     quiet_option,
@@ -38,6 +39,7 @@ from gensys.terminal import Answer, answering, keeping, quoted
 @out_option
 @shard_option
 @workers_option()
+@checkpoint_option
 @quiet_option
 @answering
 def sample(
@@ -49,6 +51,7 @@ def sample(
     out: Path | None,
     shard: int | None,
     workers: int,
+    checkpoint: str,
     quiet: bool,
 ) -> Answer:
     """Draw samples into a store.
@@ -70,6 +73,7 @@ def sample(
         overrides=overrides(knobs),
         shard=shard,
         workers=workers,
+        checkpoint=checkpoint,
         screen=screen(quiet),
     )
     return store_answer(store, f"gensys evaluate {quoted(out)}")

@@ -73,10 +73,11 @@ def train(
         return Answer(plan, facts(plan))
     keeping(f"The checkpoints in {where} are kept; the same command (without --fresh) goes on from the newest.")
     state = pipeline.train(folder, spec, workers=workers, fresh=fresh, screen=screen(quiet))
+    document = {name: value for name, value in asdict(state).items() if name != "norms"}  # of use to the guard alone
     done = "trained" if state.finished else "stopped, unfinished, after"
     following = f"gensys {'encode' if is_codec(folder.path) else 'sample'} {where}"
     return Answer(
-        {"run": folder.path.resolve(), **asdict(state)},
+        {"run": folder.path.resolve(), **document},
         f"{where}: {done} {state.step:,} steps, {state.images:,} rows, {duration(state.seconds)}\n"
         f"next: {following if state.finished else 'the same command, which goes on'}",
     )

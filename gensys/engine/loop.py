@@ -99,7 +99,8 @@ def train(
 
     log = Log(folder, state.step) if chief else None
     clock = time.perf_counter() - state.seconds
-    saved_at, pictured, logged = state.seconds, settings.budget.progress(state), state.step
+    saved_at, pictured = state.seconds, settings.budget.progress(state)
+    begun = logged = state.step
     terms: dict[str, Tensor] = {}
     lr, bad = 0.0, 0  # bad: steps skipped just now, one after the other
     try:
@@ -114,23 +115,22 @@ def train(
                 state = replace(state, finished=fraction >= 1.0)
                 leaving = state.finished or wish
                 due = seconds - saved_at >= settings.save_every and not (saver.busy and settings.save_every)
-                saving = chief and (leaving or due)
-                judged: dict[str, float] = {}
-                if saving:
-                    saved_at = seconds
-                    _require_finite(model, state.step)
-                    state, judged = _judged(state, average, score)
+                saving = leaving or due
 
-                every = state.step % settings.log_every == 0 or state.step == 1 or state.finished or judged
+                clocks = {"images": state.images, "seconds": round(seconds, 3)}
+                every = state.step % settings.log_every == 0 or state.step == 1 or state.finished
                 if log and every and state.step > logged:
                     logged = state.step
                     values = _numbers(terms, state, bad)
-                    clocks = {"lr": lr, "images": state.images, "seconds": round(seconds, 3)}
-                    log.write(state.step, {**values, **judged, **clocks})
+                    log.write(state.step, {**values, "lr": lr, **clocks})
                     if watch:
                         watch(Progress(state, fraction, values.get("loss", float("nan"))))
-                if saving:
-                    state = replace(state, norms=turns.guard.norms())
+                if log and saving:
+                    saved_at = seconds
+                    _require_finite(model, state.step)
+                    state = replace(state, score=_finite(score(average) if score else None), norms=turns.guard.norms())
+                    if state.score is not None and state.step > begun:
+                        log.write(state.step, {"val_loss": state.score, **clocks})
                     saver.save(checkpoint_tensors(model, average, optimizers), state)
                 if chief and preview and (state.finished or fraction >= pictured + 1 / settings.previews):
                     pictured = fraction
@@ -153,14 +153,9 @@ def train(
     return state
 
 
-def _judged(
-    state: State, average: Generative, score: Callable[[Generative], float] | None
-) -> tuple[State, dict[str, float]]:
-    """The state with the score of the averaged weights, and what the log says of it; one that is not finite is none."""
-    value = float(score(average)) if score else math.nan
-    if not math.isfinite(value):
-        return replace(state, score=None), {}
-    return replace(state, score=value), {"val_loss": value}
+def _finite(value: float | None) -> float | None:
+    """A score as a checkpoint keeps it: one that is not a number is none, and never the best."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _numbers(terms: Mapping[str, Tensor], state: State, bad: int) -> dict[str, float]:
