@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gensys.noise import Noise
 
-__all__ = ["Batch", "Codec", "Codes", "Cond", "Generative", "HasLikelihood", "Loss", "Posterior"]
+__all__ = ["Batch", "Codec", "Codes", "Cond", "Generative", "HasLikelihood", "InLatents", "Loss", "Posterior"]
 
 Cond = Mapping[str, Tensor]
 """What a sample is conditioned on: "label" (B,) int64, "text" (B, L, D), ...; an empty mapping = unconditional.
@@ -103,6 +103,11 @@ class Generative(nn.Module, ABC):
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
         """Draw one sample for each id in `noise`: (B, *S)."""
 
+    @property
+    def conditions(self) -> frozenset[str]:
+        """The names in `cond` that `sample` goes by; others may be ignored. None: it draws without conditions."""
+        return frozenset()
+
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """The parameters that `player` trains; a game with several players overrides this."""
         if player not in self.players:
@@ -116,6 +121,19 @@ class HasLikelihood(Protocol):
 
     def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
         """log p(x | cond) in nats, (B,)."""
+        ...
+
+
+@runtime_checkable
+class InLatents(Protocol):
+    """A model that draws latents and decodes them: sample(cond, noise) = decode_latents(latents(cond, noise))."""
+
+    def latents(self, cond: Cond, noise: Noise) -> Tensor:
+        """One latent for each id in `noise`, (B, *Z), as its codec decodes them."""
+        ...
+
+    def decode_latents(self, z: Tensor) -> Tensor:
+        """(B, *Z) -> (B, *S)."""
         ...
 
 

@@ -5,7 +5,8 @@ What differs between them is data: the path, the target, the law of times, the w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,6 +18,7 @@ from gensys.guidance import Guidance, without
 from gensys.kernels.linear import frozen
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import Weight, denoise, even
+from gensys.solvers.groups import Group, run_groups
 from gensys.solvers.heun import heun
 from gensys.solvers.program import assemble
 from gensys.solvers.solver import Solver
@@ -26,6 +28,8 @@ from gensys.targets import Prediction, recover, require_well_posed
 from gensys.times import LogitNormal, TimeLaw, on, uniform
 
 __all__ = ["Diffusion", "Sampler"]
+
+BY_ROW = frozenset({"guidance", "seed"})  # conditions of the sampler, not of the network
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,18 @@ class Diffusion(Generative):
         self.denoiser, self.shape = denoiser, shape
         self.law, self.weight, self.dropout = law, weight, dropout
         self.sampler = sampler
-        self.table = self._table(sampler)
+        path, target, times = denoiser.path, denoiser.target, on(denoiser.path, list(sampler.fractions))
+        require_well_posed(path, target, times[:-1])
+        self._unguided = trace(sampler.solver, path, target, times, sampler.clip)
+        self.table = self._table(sampler.guidance)
         self.program = assemble(self.table)
 
-    def _table(self, sampler: Sampler) -> Table:
-        path, target = self.denoiser.path, self.denoiser.target
-        times = on(path, list(sampler.fractions))
-        require_well_posed(path, target, times[:-1])
-        traced = trace(sampler.solver, path, target, times, sampler.clip)
-        return guide(traced, lambda t: sampler.guidance.at(self._fraction(t)))
+    def _table(self, guidance: Guidance) -> Table:
+        return guide(self._unguided, lambda t: guidance.at(self._fraction(t)))
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return BY_ROW | {"label"}
 
     def _fraction(self, t: float) -> float:
         low, high = self.denoiser.path.span
@@ -90,6 +97,7 @@ class Diffusion(Generative):
 
     def network(self, cond: Cond) -> Network:
         """The denoiser for these conditions; in a guided call for twice the rows, the second half without labels."""
+        cond = {name: value for name, value in cond.items() if name not in BY_ROW}
         both = {name: torch.cat([cond[name], value]) for name, value in without(cond).items()}
 
         def call(x: Tensor, t: float, guided: bool) -> Tensor:
@@ -99,9 +107,33 @@ class Diffusion(Generative):
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
-        """Execute the solver's table. Row i depends on the condition and the noise of row i alone."""
+        """Execute the solver's table. Row i depends on the condition and the noise of row i alone.
+
+        Besides what the network is conditioned on, cond may hold "guidance", (B,) float64, and "seed", (B,) int64: a
+        scale and a seed for each row in place of the sampler's and the noise's.
+        """
         with frozen():  # weights are cast for autocast once, not at every call
-            return run(self.program, self.network(cond), self.initial(noise), noise)
+            if BY_ROW.isdisjoint(cond):
+                return run(self.program, self.network(cond), self.initial(noise), noise)
+            groups = list(self._groups(cond, noise))
+            places = torch.cat([group.rows for group in groups])
+            x = torch.cat([self.initial(group.noise) for group in groups])[places.argsort()]
+            return run_groups(groups, self.network(cond), x)
+
+    def _groups(self, cond: Cond, noise: Noise) -> Iterator[Group]:
+        """The rows by their (guidance, seed)."""
+        rows = noise.ids.shape[0]
+        scales = cond["guidance"].tolist() if "guidance" in cond else [self.sampler.guidance.scale] * rows
+        seeds = cond["seed"].tolist() if "seed" in cond else [noise.seed] * rows
+        alike: dict[tuple[float, int], list[int]] = {}
+        for row, key in enumerate(zip(scales, seeds, strict=True)):
+            alike.setdefault(key, []).append(row)
+        programs = {
+            scale: assemble(self._table(replace(self.sampler.guidance, scale=scale))) for scale in dict.fromkeys(scales)
+        }
+        for (scale, seed), chosen in alike.items():
+            places = torch.tensor(chosen, device=noise.ids.device)
+            yield Group(places, programs[scale], Noise(seed, noise.ids[places], noise.step))
 
     @torch.no_grad()
     def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[float, Tensor, Prediction]]:

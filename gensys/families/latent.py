@@ -38,13 +38,26 @@ class Latent(Generative):
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
         return self.prior.loss(batch, noise, player)
 
+    @property
+    def conditions(self) -> frozenset[str]:
+        return self.prior.conditions
+
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Normalised latents -> data, where the latents are."""
+    def latents(self, cond: Cond, noise: Noise) -> Tensor:
+        """Draw from the prior: latents as the codec decodes them, not normalised."""
+        return self._denormalise(self.prior.sample(cond, noise))
+
+    @torch.no_grad()
+    def decode_latents(self, z: Tensor) -> Tensor:
+        """The codec's latents -> data, where the latents are."""
         if isinstance(self.codec, nn.Module):
             self.codec.to(z.device)
-        return self.codec.decode(self._denormalise(z))
+        return self.codec.decode(z)
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
-        return self.decode(self.prior.sample(cond, noise))
+        return self.decode_latents(self.latents(cond, noise))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Normalised latents -> data."""
+        return self.decode_latents(self._denormalise(z))

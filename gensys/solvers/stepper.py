@@ -21,7 +21,7 @@ from gensys.noise import Noise, Stream
 from gensys.solvers.program import Program, assemble
 from gensys.solvers.trace import Table
 
-__all__ = ["Network", "execute", "run"]
+__all__ = ["Network", "Walk", "execute", "run"]
 
 Network = Callable[[Tensor, float, bool], Tensor]
 """(x_t, t, guided) -> output of the same shape.
@@ -45,25 +45,38 @@ def run(program: Program, network: Network, x: Tensor, noise: Noise) -> Tensor:
     Raises: ValueError if the network returns what the solver cannot read: another shape or dtype, memory that the
     solver still needs (its own input, say), or a tensor that requires a gradient.
     """
-    if not x.is_contiguous():
-        raise ValueError(f"'x' must be contiguous, got strides {x.stride()}: pass x.contiguous()")
-    if noise.ids.shape != x.shape[:1] or noise.ids.device != x.device:
-        ids = f"{tuple(noise.ids.shape)} on {noise.ids.device}"
-        raise ValueError(f"'noise' must have an id for each row of 'x', {tuple(x.shape)} on {x.device}, got {ids}")
-    twice = torch.Size((2 * x.shape[0], *x.shape[1:]))
-    shapes = {"rows": x.shape, "twice": twice}
-    slots = {0: x, **{s: x.new_empty(shapes[kind]) for s, kind in enumerate(program.slots) if kind in shapes}}
-    driver = _driver(program, slots, noise)
+    walk = Walk(program, x, noise)
+    for t, guided in program.calls:
+        walk.advance(network(walk.state, t, guided))
+    return walk.state
 
-    driver.advance(None)
-    state = slots[program.stages[0].state]
-    for (t, guided), stage in zip(program.calls, program.stages[1:], strict=True):
-        output = network(state, t, guided)
-        _check(output, twice if guided else x.shape, x, t)
-        driver.advance(output.contiguous())
-        state = slots[stage.state]
-        del output  # or else its memory would still be taken while the next one is computed
-    return state
+
+class Walk:
+    """A program under way, from one network call to the next. state: what that call is to see; at the end, x_0.
+
+    program, x, noise: see `run`.
+    """
+
+    def __init__(self, program: Program, x: Tensor, noise: Noise) -> None:
+        if not x.is_contiguous():
+            raise ValueError(f"'x' must be contiguous, got strides {x.stride()}: pass x.contiguous()")
+        if noise.ids.shape != x.shape[:1] or noise.ids.device != x.device:
+            ids = f"{tuple(noise.ids.shape)} on {noise.ids.device}"
+            raise ValueError(f"'noise' must have an id for each row of 'x', {tuple(x.shape)} on {x.device}, got {ids}")
+        self._x, self._twice = x, torch.Size((2 * x.shape[0], *x.shape[1:]))
+        shapes = {"rows": x.shape, "twice": self._twice}
+        self._slots = {0: x, **{s: x.new_empty(shapes[kind]) for s, kind in enumerate(program.slots) if kind in shapes}}
+        self._driver = _driver(program, self._slots, noise)
+        self._pending = iter(zip(program.calls, program.stages[1:], strict=True))
+        self._driver.advance(None)
+        self.state = self._slots[program.stages[0].state]
+
+    def advance(self, output: Tensor) -> None:
+        """Go on to the next call, given what the network returned for `state`. ValueError: see `run`."""
+        (t, guided), stage = next(self._pending)
+        _check(output, self._twice if guided else self._x.shape, self._x, t)
+        self._driver.advance(output.contiguous())
+        self.state = self._slots[stage.state]
 
 
 class _Driver(Protocol):

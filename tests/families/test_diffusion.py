@@ -1,5 +1,6 @@
 """Diffusion on a Gaussian in the plane, where the best loss, the best network and the samples are known."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,8 +19,10 @@ from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
 from gensys.paths import Cosine, Linear, expand
 from gensys.solvers import ddim, dpmpp_2m, euler, heun
+from gensys.solvers.groups import Group, run_groups
 from gensys.times import Uniform, uniform
 
+needs_native = pytest.mark.skipif(native.extension is None, reason=f"no compiled kernels: {native.why_missing}")
 MEAN = torch.tensor([1.0, -0.5])
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.64]])
 
@@ -171,7 +174,7 @@ def test_bounds_that_hold_nothing_are_refused(clip):
         Sampler(clip=clip)
 
 
-@pytest.mark.skipif(native.extension is None, reason=f"no compiled kernels: {native.why_missing}")
+@needs_native
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5)])
 def test_a_step_of_sampling_allocates_nothing_beside_the_network(guidance, allocations):
     """Of the size of the state, that is: the times of a call, one number a row, are new."""
@@ -248,3 +251,48 @@ def test_the_network_is_trained_on_the_path():
     eps = Noise(0, ids, 3).normal((2,), Stream.EPS)
     torch.testing.assert_close(x_t, (1 - expand(t, x)) * x + expand(t, x) * eps)
     torch.testing.assert_close(loss.total, (eps - x).square().mean())
+
+
+@pytest.mark.parametrize("clip", [None, (-0.4, 0.6)])
+@pytest.mark.parametrize("solver", [heun, dpmpp_2m, partial(ddim, eta=1.0)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_native)])
+def test_a_row_with_its_own_guidance_and_seed_is_drawn_as_if_all_had_them(compiled, solver, clip, monkeypatch):
+    """Bit for bit: rows that are not guided among rows that are, scale 0, and seeds of their own."""
+    if not compiled:
+        monkeypatch.setattr(native, "extension", None)
+    ids, scales, seeds = torch.arange(100, 116), [0.0, 1.0, 2.5, -1.0], [4, 2**40, 7]
+    label = ids % 3
+    guidance = torch.tensor([scales[k % 4] for k in range(16)], dtype=torch.float64)
+    seed = torch.tensor([seeds[k % 3] for k in range(16)])
+
+    def drawn(scale, cond, noise):
+        sampler = Sampler(solver, tuple(uniform(6)), Guidance(scale, (0.1, 0.8)), clip)
+        return model(Noted(), sampler=sampler).sample({"label": label, **cond}, noise)
+
+    each = drawn(3.0, {"guidance": guidance, "seed": seed}, Noise(99, ids))
+    for k in range(16):
+        alone = drawn(float(guidance[k]), {}, Noise(int(seed[k]), ids))
+        assert torch.equal(each[k], alone[k])
+    assert torch.equal(drawn(2.5, {"seed": seed}, Noise(0, ids))[2], each[2])
+    assert torch.equal(drawn(2.5, {"guidance": guidance}, Noise(4, ids))[3], each[3])
+
+
+def test_rows_with_their_own_guidance_cost_a_call_for_each_kind():
+    """Only within the interval are there rows that need no reference beside rows that do."""
+    net, ids = Noted(), torch.arange(4)
+    made = model(net, sampler=Sampler(euler, tuple(uniform(4)), Guidance(2.0, (0.4, 0.8))))
+    made.sample({"label": ids % 3, "guidance": torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)}, Noise(0, ids))
+    assert [rows for rows, _ in net.calls] == [4, 4, 8, 4, 8, 4]
+    assert set(net.calls[2][1].tolist()) == {NO_LABEL, 0, 1, 2}
+
+
+def test_groups_that_do_not_fit_are_refused():
+    ids, x = torch.arange(3), torch.zeros(3, 2)
+    made, other = (model(Noted(), sampler=Sampler(euler, tuple(uniform(n)))) for n in (3, 4))
+    one, rest = torch.tensor([0]), torch.tensor([1, 2])
+    some, others = Group(one, made.program, Noise(0, ids[one])), Group(rest, made.program, Noise(0, ids[rest]))
+    for groups in ([some], [some, some, others]):
+        with pytest.raises(ValueError, match="'groups' must hold each of the 3 rows of 'x' once"):
+            run_groups(groups, made.network({}), x)
+    with pytest.raises(ValueError, match="call the network at the same times"):
+        run_groups([some, replace(others, program=other.program)], made.network({}), x)
