@@ -67,12 +67,16 @@ class Phase:
 
 
 class Screen:
-    """Where progress is shown: the terminal, unless quiet, and the logs of the runs that `log_to` named."""
+    """Where progress is shown: the terminal, unless quiet, and the logs of the runs that `log_to` named.
+
+    counts: by the title of a phase, what was counted in it: for --json.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._logs: list[Path] = []
+        self.counts: dict[str, dict[str, int]] = {}
 
     @contextmanager
     def log_to(self, path: Path) -> Iterator[None]:

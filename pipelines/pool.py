@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import ray
 import torch
 from gensys.pipelines.session import Session, stand_in
+from gensys.pipelines.shards import Counts, Order, Shards
 from ray.exceptions import RayActorError, RayTaskError
 
-from gensys.data.leases import Leases
 from gensys.data.store import Store
 from gensys.errors import ConfigError, GensysError
 from gensys.progress import Screen
@@ -30,7 +31,7 @@ __all__ = ["BLOCK", "Job", "Pool", "check_shard", "default_shard", "device", "fi
 BLOCK = 64  # rows computed at once, at fixed places: see `fill`
 
 _ATTEMPTS = 3  # a shard that killed three workers would kill the fourth: tell the user
-_REFUSALS = 15  # in a row, a worker: while Ray starts it again, it refuses every call, about once a second
+_LOOK_EVERY = 1.0  # seconds between looks at who is late
 
 
 class Job(Protocol):
@@ -69,6 +70,7 @@ class Pool:
         self._actors: list[Any] = []
         self._starting = threading.Thread(target=self._start, name="pool", daemon=True)
         self._error: BaseException | None = None
+        self.counts = Counts()  # of the latest job
         if workers:
             self._starting.start()
 
@@ -85,11 +87,15 @@ class Pool:
         except BaseException as error:  # raised again where the pool is first used
             self._error = error
 
-    def map(self, job: Job, shards: Iterable[int], done: Callable[[int], None]) -> None:
-        """Do all shards, each taken when a worker is there for it; done(rows) is called as each one ends, in any order.
+    def map(self, job: Job, shards: Sequence[int], done: Callable[[int], None]) -> None:
+        """Do all shards; done(rows) is called as each one ends, in any order.
+
+        A worker is given its next shard when it has committed the last one, so a slow disk slows the work down and
+        fills no memory. A shard whose worker is silent for too long is given to another one too (see `Shards.late`).
 
         Raises: the GensysError of a shard, or one that says which shard no worker survived.
         """
+        self.counts = Counts()
         if not self.workers:
             threads = torch.get_num_threads()
             worker = _Worker(os.getcwd())
@@ -102,50 +108,65 @@ class Pool:
         self._starting.join()
         if self._error is not None:
             raise self._error
-        coming, again = iter(shards), list[int]()
-        attempts: dict[int | None, int] = defaultdict(int)  # None: starting up
-        idle: list[Any] = []
-        more = True
+        pending = Shards(shards)
         # a shard is given only to a worker that has started: one that finds no place must not hold a shard back
-        running: dict[Any, tuple[Any, int | None]] = {actor.ready.remote(): (actor, None) for actor in self._actors}
-        while True:
-            while idle and (again or more):
-                shard = again.pop() if again else next(coming, None)
-                if shard is None:
-                    more = False
-                else:
-                    actor = idle.pop()
-                    running[actor.run.remote(job, shard)] = actor, shard
-            if not (again or more or any(shard is not None for _, shard in running.values())):
-                return
-            (reference,), _ = ray.wait(list(running), num_returns=1)
-            actor, shard = running.pop(reference)
-            try:
-                rows = ray.get(reference)
+        running = {actor.ready.remote(): (actor, Order(None, 0.0)) for actor in self._actors}
+        idle: list[Any] = []
+        while not pending.finished:
+            while idle and (order := pending.take(time.monotonic())):
+                actor = idle.pop()
+                running[actor.run.remote(job, order.shard)] = actor, order
+            arrived, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY)
+            for reference in arrived:
+                actor, order = running.pop(reference)
+                rows = self._answer(reference, order, pending)
+                if rows is None:
+                    running[actor.ready.remote()] = actor, Order(None, 0.0)
+                    continue
                 idle.append(actor)
-                if shard is None:
-                    attempts[None] = 0  # one did start: only failures in a row count
-                else:
+                if pending.done(order, time.monotonic()):
                     done(rows)
-            except RayActorError as error:  # the worker died; Ray starts it again
-                attempts[shard] += 1
-                if attempts[shard] >= (_ATTEMPTS if shard is not None else _REFUSALS * len(self._actors)):
-                    what = (
-                        "its workers died as they started"
-                        if shard is None
-                        else f"shard {shard} ended {_ATTEMPTS} workers"
-                    )
-                    raise GensysError(
-                        f"{what} (killed, or out of memory): what is committed is kept; use fewer --workers or smaller "
-                        f"shards, and run the same command again"
-                    ) from error
-                if shard is not None:
-                    again.append(shard)
-                running[actor.ready.remote()] = actor, None
-            except RayTaskError as error:
-                if isinstance(error.cause, GensysError):
-                    raise error.cause from None  # what went wrong, without the layers between
-                raise
+            for actor, order in running.values():
+                if pending.late(order, time.monotonic()):
+                    self._doubt(actor, order, pending)
+        for actor, order in running.values():
+            if order.shard is not None and not order.ended:  # another has done it: the next job is not to wait for this
+                ray.kill(actor, no_restart=False)
+
+    def _answer(self, reference: Any, order: Order, pending: Shards) -> int | None:
+        """How many rows a worker has done; None if it died: then Ray starts it again."""
+        try:
+            return ray.get(reference) or 0
+        except RayActorError as error:
+            self.counts.restarts += 1
+            if order.ended:
+                return None
+            self.counts.deaths += 1
+            if pending.lost(order) >= _ATTEMPTS * (len(self._actors) if order.shard is None else 1):
+                what = (
+                    "its workers died as they started"
+                    if order.shard is None
+                    else f"shard {order.shard} ended {_ATTEMPTS} workers"
+                )
+                raise GensysError(
+                    f"{what} (killed, or out of memory): what is committed is kept; use fewer --workers or smaller "
+                    f"shards, and run the same command again"
+                ) from error
+            return None
+        except RayTaskError as error:
+            if isinstance(error.cause, GensysError):
+                raise error.cause from None  # what went wrong, without the layers between
+            raise
+
+    def _doubt(self, actor: Any, order: Order, pending: Shards) -> None:
+        """Let another worker do a late shard as well, which is harmless; end the worker if it stays silent."""
+        if order.overdue:
+            order.ended = True
+            ray.kill(actor, no_restart=False)
+        else:
+            order.overdue = True
+            self.counts.stragglers += 1
+            pending.again(order)
 
     def close(self) -> None:
         """End the actors, and Ray if it was started for them."""
@@ -182,10 +203,7 @@ def check_shard(shard: int) -> int:
 
 
 def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: Screen, pool: Pool | None) -> None:
-    """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running.
-
-    Several drivers may fill a store at once; what another commits meanwhile is left out.
-    """
+    """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running."""
     missing = store.missing()
     if len(missing) < store.config.shards:
         done = store.config.shards - len(missing)
@@ -193,11 +211,10 @@ def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: 
     if not missing:
         return
     used = pool or Pool(min(workers, len(missing)))
-    leases = Leases(store, used.workers)
     try:
         with screen.phase(verb, sum(len(store.rows_of(k)) for k in missing), unit) as phase:
-            used.map(job, leases.hand_out(missing), lambda rows: phase.update(phase.done + rows))
+            used.map(job, missing, lambda rows: phase.update(phase.done + rows, str(used.counts)))
+            screen.counts[verb] = {unit: round(phase.done), **asdict(used.counts)}
     finally:
-        leases.close()
         if pool is None:
             used.close()
