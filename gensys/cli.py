@@ -11,6 +11,7 @@ import click
 
 from gensys.bench.command import bench
 from gensys.commands.data import data
+from gensys.commands.decode import decode
 from gensys.commands.demo import demo
 from gensys.commands.encode import encode
 from gensys.commands.evaluate import evaluate
@@ -58,7 +59,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (train, encode, sample, evaluate, report, verify, data, list_, show, doctor, demo, bench):
+for command in (train, encode, sample, decode, evaluate, report, verify, data, list_, show, doctor, demo, bench):
     cli.add_command(command)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from gensys.pipelines.encode import source_of
+from gensys.pipelines.moments import images_of, read_moments
 from torch import Tensor
 
 from gensys.core import Codec
@@ -27,7 +28,8 @@ from gensys.data.store import Store
 from gensys.engine.precision import resolve
 from gensys.errors import ConfigError, RunError
 from gensys.evaluate.classifier import Judge, judge
-from gensys.evaluate.metrics import Metric, evaluate_reconstruction, evaluate_samples
+from gensys.evaluate.frechet import Moments
+from gensys.evaluate.metrics import Metric, evaluate_moments, evaluate_reconstruction, evaluate_samples
 from gensys.noise import Noise
 from gensys.pictures import grid, pairs, save_png, to_uint8
 from gensys.progress import Screen
@@ -96,11 +98,11 @@ class _Real:
 
 
 def _score(
-    store: Store, source: Source, judged: Judge, real: _Real, screen: Screen
+    store: Store, source: Source, judged: Judge, real: _Real, moments: list[Moments] | None, screen: Screen
 ) -> tuple[dict[str, Metric], list[str]]:
-    """The metrics, and why others are left out."""
+    """The metrics, and why others are left out. moments: of the shards, if they are stored."""
     n = len(store)
-    samples = torch.from_numpy(store.read("x", np.arange(n))).float() / 127.5 - 1.0
+    samples = images_of(store.read("x", np.arange(n)))
     labels = torch.from_numpy(store.read("label", np.arange(n)))
     labelled = bool((labels >= 0).all())
     compared = len(real.test) >= _LEAST_HELD_OUT
@@ -129,9 +131,28 @@ def _score(
             judged.classifier,
             accuracy=judged.accuracy,
             held_out=held_out,
+            moments=Moments.fold(moments) if moments else None,
         )
     except ValueError as error:  # too few rows, or values that are no images: the message names which
         raise RunError(f"{str(store.path)!r} cannot be scored: {error}") from error
+    return metrics, left_out
+
+
+def _score_quickly(
+    store: Store, source: Source, judged: Judge, real: _Real, moments: list[Moments], screen: Screen
+) -> tuple[dict[str, Metric], list[str]]:
+    """What the stored moments give, and what else there would be: no sample is read."""
+    reference = _images(source, real.reference)[0]
+    floor = None if real.floor is None else _images(source, real.floor)[0]
+    try:
+        metrics = evaluate_moments(moments, reference, floor, judged.classifier)
+    except ValueError as error:
+        raise RunError(f"{str(store.path)!r} cannot be scored: {error}") from error
+    left_out = ["all but the Frechet distance: --quick reads no samples"]
+    if any(metric.low is None for metric in metrics.values()):
+        left_out.append(f"no interval: {len(moments)} shards are too few to resample; use a smaller --shard")
+    for line in left_out:
+        screen.line(line)
     return metrics, left_out
 
 
@@ -148,10 +169,12 @@ def _reconstruct(codec: Codec, source: Source, picture: Path | None) -> dict[str
     return evaluate_reconstruction(x, decoded)
 
 
-def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest") -> dict[str, Any]:
+def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest", quick: bool = False) -> dict[str, Any]:
     """Score a sample store, or a run folder's samples.zarr (for a codec's run: its reconstructions).
 
-    checkpoint: of a codec, whose weights, see `RunFolder.weights`.
+    checkpoint: of a codec, whose weights, see `RunFolder.weights`. quick: only what the moments give that
+    `gensys sample --moments` has stored; RunError if there are none.
+
     Returns {"metrics", "protocol", "left_out", "seconds", "file"} and writes all but the last into that file: the run's
     evaluation.json, or, for a store that is not the run's own samples.zarr, STEM.evaluation.json beside it. The
     protocol says everything that the figures depend on; left_out, why a metric or a floor is missing.
@@ -165,7 +188,7 @@ def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest") -> dic
         source, _ = real_source(folder)
         weights = folder.weights_digest(checkpoint, screen.line)
         model = folder.model(digest=weights)
-        if not isinstance(model, Codec):
+        if quick or not isinstance(model, Codec):
             raise RunError(f"{str(target)!r} has no samples yet: run `gensys sample {target}` first")
         metrics = _reconstruct(model, source, target / "reconstructions.png")
         protocol = _about_data(source) | {"codec": weights}
@@ -179,7 +202,8 @@ def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest") -> dic
                 f"others with `gensys sample --checkpoint {checkpoint} --out STORE`, and evaluate those"
             )
         if made_by.get("kind") != "samples":
-            raise RunError(f"{str(target)!r} does not hold samples: give a store that `gensys sample` wrote, or a run")
+            how = "decode it first" if made_by.get("kind") == "latents" else "give one of `gensys sample`, or a run"
+            raise RunError(f"{str(target)!r} does not hold samples: {how}")
         folder = RunFolder(target if is_run else Path(made_by["run"]))
         own = store.path.resolve() == (folder.path / "samples.zarr").resolve()
         file = folder.path / "evaluation.json" if own else store.path.with_name(f"{store.path.stem}.evaluation.json")
@@ -187,14 +211,27 @@ def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest") -> dic
         with screen.phase("train the classifier", 1, "steps"):
             judged = judge_of(source, folder.path / "judge")
         real = _Real.choose(source, len(store))
+        moments = read_moments(store, judged.weights)
+        if quick and isinstance(moments, str):
+            raise RunError(
+                f"--quick needs the moments of {str(store.path)!r}, and {moments}: give the `gensys sample` command "
+                "that made it once more, with --moments"
+            )
         with screen.phase("evaluate", len(store), "samples") as phase:
-            metrics, left_out = _score(store, source, judged, real, screen)
-            if codec is not None and len(real.test):
+            if quick and not isinstance(moments, str):
+                metrics, left_out = _score_quickly(store, source, judged, real, moments, screen)
+            else:
+                stored = None if isinstance(moments, str) else moments
+                metrics, left_out = _score(store, source, judged, real, stored, screen)
+            if quick:
+                pass
+            elif codec is not None and len(real.test):
                 metrics |= _reconstruct(codec, source, folder.path / "reconstructions.png" if own else None)
             elif codec is not None:
                 left_out.append("no reconstruction: there are no held-out images")
             phase.update(len(store))
-        protocol = _protocol(store, folder, source, judged, real)
+        taken = moments if isinstance(moments, str) else f"those of {len(moments)} shards, taken while sampling"
+        protocol = _protocol(store, folder, source, judged, real) | {"moments of samples": taken}
     result = {
         "metrics": {name: metric.to_json() for name, metric in metrics.items()},
         "protocol": protocol,

@@ -12,21 +12,24 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import ray
 import torch
 from gensys.pipelines.session import Session, stand_in
 from gensys.pipelines.shards import Counts, Order, Shards
 from ray.exceptions import RayActorError, RayTaskError
 
+from gensys.data.leases import Leases
 from gensys.data.store import Store
 from gensys.errors import ConfigError, GensysError
 from gensys.progress import Screen
 
-__all__ = ["BLOCK", "Job", "Pool", "check_shard", "default_shard", "device", "fill"]
+__all__ = ["BLOCK", "Job", "Pool", "by_blocks", "check_shard", "default_shard", "device", "fill"]
 
 BLOCK = 64  # rows computed at once, at fixed places: see `fill`
 
@@ -51,13 +54,15 @@ class _Worker:
         self._job: Job | None = None
         self._work: Callable[[int], int] | None = None
 
-    def ready(self) -> None:
-        """Returns once the worker is up."""
-
-    def run(self, job: Job, shard: int) -> int:
+    def load(self, job: Job) -> None:
+        """Returns once the worker is up and the job is loaded: only then can it be late with a shard."""
         if job != self._job or self._work is None:
             self._work = job.load()
             self._job = job
+
+    def run(self, job: Job, shard: int) -> int:
+        self.load(job)
+        assert self._work is not None
         return self._work(shard)
 
 
@@ -67,6 +72,7 @@ class Pool:
     def __init__(self, workers: int, session: Session | None = None, cpus: float = 1.0) -> None:
         self.workers, self.session, self._cpus = workers, session, cpus
         self._own = workers > 0 and session is None
+        self._actor: Any = None  # makes one
         self._actors: list[Any] = []
         self._starting = threading.Thread(target=self._start, name="pool", daemon=True)
         self._error: BaseException | None = None
@@ -82,13 +88,14 @@ class Pool:
             gpus = 1 / math.ceil(self.workers / torch.cuda.device_count()) if torch.cuda.is_available() else 0.0
             gpus = gpus if self._cpus else 0.0
             self.session.require(self.workers, self._cpus, gpus)
-            actor = ray.remote(num_cpus=self._cpus, num_gpus=gpus, max_restarts=-1)(_Worker)
-            self._actors = [actor.remote(os.getcwd()) for _ in range(self.workers)]
+            # not started again by Ray: a call to an actor that is coming back fails like one to an actor that dies
+            self._actor = ray.remote(num_cpus=self._cpus, num_gpus=gpus, max_restarts=0)(_Worker)
+            self._actors = [self._actor.remote(os.getcwd()) for _ in range(self.workers)]
         except BaseException as error:  # raised again where the pool is first used
             self._error = error
 
-    def map(self, job: Job, shards: Sequence[int], done: Callable[[int], None]) -> None:
-        """Do all shards; done(rows) is called as each one ends, in any order.
+    def map(self, job: Job, shards: Iterable[int], done: Callable[[int], None]) -> None:
+        """Do all shards, each taken when a worker is there for it; done(rows) is called as each one ends, in any order.
 
         A worker is given its next shard when it has committed the last one, so a slow disk slows the work down and
         fills no memory. A shard whose worker is silent for too long is given to another one too (see `Shards.late`).
@@ -110,7 +117,7 @@ class Pool:
             raise self._error
         pending = Shards(shards)
         # a shard is given only to a worker that has started: one that finds no place must not hold a shard back
-        running = {actor.ready.remote(): (actor, Order(None, 0.0)) for actor in self._actors}
+        running = {actor.load.remote(job): (actor, Order(None, 0.0)) for actor in self._actors}
         idle: list[Any] = []
         while not pending.finished:
             while idle and (order := pending.take(time.monotonic())):
@@ -121,7 +128,8 @@ class Pool:
                 actor, order = running.pop(reference)
                 rows = self._answer(reference, order, pending)
                 if rows is None:
-                    running[actor.ready.remote()] = actor, Order(None, 0.0)
+                    actor = self._replace(actor)
+                    running[actor.load.remote(job)] = actor, Order(None, 0.0)
                     continue
                 idle.append(actor)
                 if pending.done(order, time.monotonic()):
@@ -130,15 +138,14 @@ class Pool:
                 if pending.late(order, time.monotonic()):
                     self._doubt(actor, order, pending)
         for actor, order in running.values():
-            if order.shard is not None and not order.ended:  # another has done it: the next job is not to wait for this
-                ray.kill(actor, no_restart=False)
+            if order.shard is not None:  # another has done it: the next job is not to wait for this
+                self._replace(actor)
 
     def _answer(self, reference: Any, order: Order, pending: Shards) -> int | None:
-        """How many rows a worker has done; None if it died: then Ray starts it again."""
+        """How many rows a worker has done; None if it died."""
         try:
             return ray.get(reference) or 0
         except RayActorError as error:
-            self.counts.restarts += 1
             if order.ended:
                 return None
             self.counts.deaths += 1
@@ -158,11 +165,18 @@ class Pool:
                 raise error.cause from None  # what went wrong, without the layers between
             raise
 
+    def _replace(self, actor: Any) -> Any:
+        """End a worker, if it has not ended yet, and start another in its place."""
+        ray.kill(actor)
+        self.counts.restarts += 1
+        self._actors[self._actors.index(actor)] = fresh = self._actor.remote(os.getcwd())
+        return fresh
+
     def _doubt(self, actor: Any, order: Order, pending: Shards) -> None:
         """Let another worker do a late shard as well, which is harmless; end the worker if it stays silent."""
         if order.overdue:
             order.ended = True
-            ray.kill(actor, no_restart=False)
+            ray.kill(actor)
         else:
             order.overdue = True
             self.counts.stragglers += 1
@@ -202,6 +216,14 @@ def check_shard(shard: int) -> int:
     return shard
 
 
+def by_blocks(ids: range, block: Callable[[int], Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
+    """The rows `ids` of arrays that are computed in whole blocks: block(b) holds the rows b * BLOCK ... of all."""
+    numbers = range(ids.start // BLOCK, (ids.stop - 1) // BLOCK + 1)
+    blocks = [block(number) for number in numbers]
+    rows = slice(ids.start - numbers.start * BLOCK, ids.stop - numbers.start * BLOCK)
+    return {name: np.concatenate([arrays[name] for arrays in blocks])[rows] for name in blocks[0]}
+
+
 def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: Screen, pool: Pool | None) -> None:
     """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running."""
     missing = store.missing()
@@ -211,10 +233,12 @@ def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: 
     if not missing:
         return
     used = pool or Pool(min(workers, len(missing)))
+    leases = Leases(store, used.workers)
     try:
         with screen.phase(verb, sum(len(store.rows_of(k)) for k in missing), unit) as phase:
-            used.map(job, missing, lambda rows: phase.update(phase.done + rows, str(used.counts)))
+            used.map(job, leases.hand_out(missing), lambda rows: phase.update(phase.done + rows, str(used.counts)))
             screen.counts[verb] = {unit: round(phase.done), **asdict(used.counts)}
     finally:
+        leases.close()
         if pool is None:
             used.close()

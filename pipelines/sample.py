@@ -1,9 +1,9 @@
 """Draw samples into a store: `gensys sample RUN --seeds 0:50000`.
 
-Sample i is a function of (run, seed, i, label, the knobs asked for) alone. Samples are drawn in blocks of fixed size at
-fixed places: i always sits in row i mod 64 of block i div 64, with the same neighbours, because a matrix product may
-round a row differently in another place. So the bits of sample 4711 do not depend on what else was asked for, or on who
-drew it.
+Sample i is a function of (run, seed, i, its label, guidance and own seed, the knobs asked for) alone. Samples are drawn
+in blocks of fixed size at fixed places: i always sits in row i mod 64 of block i div 64, with the same neighbours,
+because a matrix product may round a row differently in another place. So the bits of sample 4711 do not depend on what
+else was asked for, or on who drew it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import torch
-from gensys.pipelines.pool import BLOCK, Pool, check_shard, default_shard, device, fill
+from gensys.pipelines.decode import in_latents, save_picture
+from gensys.pipelines.evaluate import judge_of, real_source
+from gensys.pipelines.moments import MomentsJob, create_moments, open_moments, taking_moments
+from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
 
+from gensys.core import Generative
+from gensys.data.sample_table import SampleTable, read_sample_table
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.precision import autocast
-from gensys.errors import ConfigError
+from gensys.errors import ConfigError, DataError
 from gensys.noise import Noise
-from gensys.pictures import grid, save_png, to_uint8
+from gensys.pictures import to_uint8
 from gensys.preview import labels_for
 from gensys.progress import Screen
 from gensys.run import RunFolder, Spec
@@ -33,7 +39,9 @@ class SampleJob:
     """Draw the samples of a shard and commit them.
 
     run, store: absolute paths. spec: with the knobs asked for. weights: the digest of those that the store names; a run
-    that is still training saves others meanwhile.
+    that is still training saves others meanwhile. label: of all samples; None = those of the table, or every class in
+    turn. table: its absolute path and its digest, or None. latents: keep what is drawn before it is decoded.
+    moments: take those of the shard's features.
     """
 
     run: str
@@ -42,42 +50,67 @@ class SampleJob:
     weights: str
     first: int
     seed: int
-    label: int | None
+    label: int | None = None
+    table: tuple[str, str] | None = None
+    latents: bool = False
+    moments: bool = False
 
     def load(self) -> Callable[[int], int]:
         folder, store = RunFolder(Path(self.run)), Store.open(self.store)
         run = self.spec.load()
         place = device()
         model = folder.model(self.spec, self.weights).to(place)
-        classes = len(run.source.classes)
+        classes = run.source.classes
+        table = None
+        if self.table is not None:
+            table = read_sample_table(Path(self.table[0]), classes, _conditions(model, classes))
+            if table.digest() != self.table[1]:
+                raise DataError(f"the table {self.table[0]!r} has changed since sampling began: put the old one back")
+        moments = taking_moments(store, folder.path / "judge") if self.moments else None
 
-        def block(number: int) -> tuple[np.ndarray, np.ndarray]:
+        def block(number: int) -> dict[str, npt.NDArray[Any]]:
             ids = torch.arange(number * BLOCK, (number + 1) * BLOCK, device=place)
-            cond = labels_for(ids, classes, self.label)
+            cond = _cond(ids, classes, self.label, table)
             with autocast(run.settings.precision, place):
-                x = model.sample(cond, Noise(self.seed, ids))
-            label = cond.get("label", torch.full_like(ids, -1))
-            return to_uint8(x).cpu().numpy(), label.cpu().numpy()
+                if self.latents:
+                    made = {"z": in_latents(model).latents(cond, Noise(self.seed, ids))}
+                else:
+                    made = {"x": to_uint8(model.sample(cond, Noise(self.seed, ids)))}
+            made |= {"label": torch.full_like(ids, -1), **cond, "id": ids}
+            return {name: values.cpu().numpy() for name, values in made.items()}
 
         def work(shard: int) -> int:
-            ids = np.asarray(store.rows_of(shard)) + self.first
-            blocks = range(int(ids[0]) // BLOCK, int(ids[-1]) // BLOCK + 1)
-            images, labels = zip(*(block(number) for number in blocks), strict=True)
-            rows = slice(int(ids[0]) - blocks[0] * BLOCK, int(ids[-1]) - blocks[0] * BLOCK + 1)
-            store.commit(
-                shard,
-                {"x": np.concatenate(images)[rows], "label": np.concatenate(labels)[rows], "id": ids.astype(np.int64)},
-            )
-            return len(ids)
+            rows = store.rows_of(shard)
+            arrays = by_blocks(range(self.first + rows.start, self.first + rows.stop), block)
+            if moments is not None:  # before the shard, so that a shard that is there has them
+                moments(shard, arrays["x"])
+            store.commit(shard, arrays)
+            return len(rows)
 
         return work
+
+
+def _conditions(model: Generative, classes: tuple[str, ...]) -> frozenset[str]:
+    """What a table may say of a sample: guidance needs a label to follow."""
+    return model.conditions | {"label"} if classes else model.conditions - {"label", "guidance"}
+
+
+def _cond(
+    ids: torch.Tensor, classes: tuple[str, ...], label: int | None, table: SampleTable | None
+) -> dict[str, torch.Tensor]:
+    """The conditions of samples. Beyond the table's end, where a block is filled up, its last row is repeated."""
+    cond = labels_for(ids, len(classes), label)
+    if table is not None:
+        rows = ids.cpu().numpy().clip(max=len(table) - 1)
+        cond |= {name: torch.from_numpy(column[rows]).to(ids.device) for name, column in table.columns.items()}
+    return cond
 
 
 def sample(
     folder: RunFolder,
     out: Path,
     *,
-    ids: range,
+    ids: range | None,
     seed: int,
     label: int | None,
     overrides: Mapping[str, str],
@@ -86,31 +119,57 @@ def sample(
     screen: Screen,
     checkpoint: str = "newest",
     pool: Pool | None = None,
+    table: Path | None = None,
+    latents: bool = False,
+    moments: bool = False,
 ) -> Store:
     """Draw the samples `ids` into a store, with a grid of the first hundred beside it; goes on where it was stopped.
 
     checkpoint: whose weights, see `RunFolder.weights`.
+    ids: None = every row of the table, or the first 64. table: what each sample is to be (data/sample_table.py).
+    latents: store what the codec's decoder takes, float32 (pipelines/decode.py decodes it; float16 would not decode to
+    the same bits). moments: store the moments of every shard's features (pipelines/moments.py); the classifier is
+    trained first if the run has none yet.
     """
-    if not len(ids) or ids.step != 1 or ids.start < 0:
-        raise ConfigError(f"'seeds' must be a range FIRST:END with 0 <= FIRST < END, got {ids.start}:{ids.stop}")
     spec = folder.retuned(overrides)
     run = spec.load()
-    classes = len(run.source.classes)
-    if label is not None and not 0 <= label < classes:
-        raise ConfigError(
-            f"'label' must lie in 0..{classes - 1}, got {label}" if classes else "this model has no labels"
-        )
+    classes = run.source.classes
     weights = folder.weights_digest(checkpoint, screen.line)
+    model = folder.model(spec, weights)
+    rows = None if table is None else read_sample_table(table.resolve(), classes, _conditions(model, classes))
+    ids = ids or range(64 if rows is None else len(rows))
+    if not len(ids) or ids.step != 1 or ids.start < 0:
+        raise ConfigError(f"'seeds' must be a range FIRST:END with 0 <= FIRST < END, got {ids.start}:{ids.stop}")
+    if rows is not None and ids.stop > len(rows):
+        raise ConfigError(
+            f"'seeds' is {ids.start}:{ids.stop}, and the table {str(table)!r} has the rows 0:{len(rows)}: "
+            "ask for fewer samples, or add rows"
+        )
+    if label is not None and not 0 <= label < len(classes):
+        raise ConfigError(
+            f"'label' must lie in 0..{len(classes) - 1}, got {label}" if classes else "this model has no labels"
+        )
+    if rows is not None and label is not None and "label" in rows.columns:
+        raise ConfigError(f"'label' is {label}, and the table {str(table)!r} has labels of its own: give one of them")
+    if latents and moments:
+        raise ConfigError("'moments' are those of images, and 'latents' stores none: take them when they are decoded")
     one = torch.zeros(1, dtype=torch.int64)
-    shape = tuple(folder.model(spec, weights).sample(labels_for(one, classes), Noise(seed, one)).shape[1:])
+    cond, noise = labels_for(one, len(classes)), Noise(seed, one)
+    if latents:
+        arrays = {"z": ArraySpec(tuple(in_latents(model).latents(cond, noise).shape[1:]), "float32")}
+    else:
+        arrays = {"x": ArraySpec(tuple(model.sample(cond, noise).shape[1:]), "uint8")}
+    arrays |= {"label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")}
+    if rows is not None:
+        arrays |= {name: ArraySpec((), str(column.dtype)) for name, column in rows.columns.items()}
     store = Store.create(
         out,
-        {"x": ArraySpec(shape, "uint8"), "label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")},
+        arrays,
         rows=len(ids),
         shard=check_shard(shard or default_shard(len(ids))),
         chunk=BLOCK,
         attributes={
-            "kind": "samples",
+            "kind": "latents" if latents else "samples",
             "run": str(folder.path.resolve()),
             "weights": weights,
             "recipe": spec.recipe,
@@ -118,15 +177,31 @@ def sample(
             "seed": seed,
             "first": ids.start,
             "label": label,
-            "classes": list(run.source.classes),
-        },
+            "classes": list(classes),
+        }
+        | ({} if rows is None else {"table": rows.digest()}),
     )
-    job = SampleJob(str(folder.path.resolve()), str(out.resolve()), spec, weights, ids.start, seed, label)
+    if moments:
+        create_moments(store, judge_of(real_source(folder)[0], folder.path / "judge").weights)
+    job = SampleJob(
+        str(folder.path.resolve()),
+        str(out.resolve()),
+        spec,
+        weights,
+        ids.start,
+        seed,
+        label,
+        None if rows is None else (str(rows.path), rows.digest()),
+        latents,
+        moments,
+    )
     fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool)
+    if moments:  # of shards that were there before
+        late = MomentsJob(job.store, str(folder.path.resolve() / "judge"))
+        fill(open_moments(store), late, "moments", "shards", workers=workers, screen=screen, pool=pool)
     store.seal({})
-    if len(shape) == 3 and shape[0] in (1, 3):
-        first = torch.from_numpy(store.read("x", np.arange(min(100, len(store)))))
-        save_png(grid(first, columns=10, scale=2), out.with_suffix(".png"))
+    if not latents:
+        save_picture(store)
     return store
 
 

@@ -7,16 +7,15 @@ number of shards.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
 __all__ = ["Counts", "Order", "Shards"]
 
 LEAST = 30.0  # seconds: a pause of the machine, a slow disk, a first import are no reason to doubt a worker
-FACTOR = (
-    10.0  # times the median: shards of one job are alike, and a worker that is slowed down tenfold is as good as gone
-)
+# times the median: shards of one job are alike, and a worker that is slowed down tenfold is as good as gone
+FACTOR = 10.0
 UNKNOWN = 3600.0  # seconds, while no shard has been finished yet and nothing is known
 _REMEMBERED = 99  # times of the latest shards, of which the median is taken
 
@@ -52,11 +51,11 @@ class Order:
 
 
 class Shards:
-    """The shards of one job. Each is handed out in order; again if a worker is lost or late; and done once."""
+    """The shards of one job, each taken when a worker is there for it; again if one is lost or late; and done once."""
 
-    def __init__(self, shards: Sequence[int]) -> None:
+    def __init__(self, shards: Iterable[int]) -> None:
         self._fresh = iter(shards)
-        self._left = len(shards)
+        self._more = True  # as far as is known
         self._returned: deque[int] = deque()  # to be handed out again, before any other
         self._open: dict[int, int] = {}  # handed out and not done -> how often
         self._losses: dict[int | None, int] = {}
@@ -64,7 +63,7 @@ class Shards:
 
     @property
     def finished(self) -> bool:
-        return not self._left
+        return not (self._more or self._open)
 
     def take(self, now: float) -> Order | None:
         """The next one to do; None if all are done or under way."""
@@ -75,16 +74,18 @@ class Shards:
                 return Order(shard, now, self._open[shard])
         shard = next(self._fresh, None)
         if shard is None:
+            self._more = False
             return None
         self._open[shard] = 0
         return Order(shard, now)
 
     def done(self, order: Order, now: float) -> bool:
         """Note that an order was carried out; True if its shard was not done before."""
+        if order.shard is None:
+            self._losses.pop(None, None)  # one did start: only failures in a row count
         if order.shard is None or self._open.pop(order.shard, None) is None:
             return False
         self._seconds.append(now - order.begun)
-        self._left -= 1
         return True
 
     def lost(self, order: Order) -> int:

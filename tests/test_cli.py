@@ -117,7 +117,20 @@ def test_without_arguments_it_says_what_to_try():
 
 
 def test_commands_are_in_the_order_of_work():
-    listed = ["train", "encode", "sample", "evaluate", "report", "verify", "data", "list", "show", "doctor", "demo"]
+    listed = [
+        "train",
+        "encode",
+        "sample",
+        "decode",
+        "evaluate",
+        "report",
+        "verify",
+        "data",
+        "list",
+        "show",
+        "doctor",
+        "demo",
+    ]
     assert cli.list_commands(click.Context(cli))[: len(listed)] == listed
     for name in listed:
         help_line = cli.commands[name].get_short_help_str(limit=1000)
@@ -413,7 +426,7 @@ def test_sample(here, calls, store):
     del options["screen"]
     assert options == {
         "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": None, "workers": 2,
-        "checkpoint": "newest",
+        "checkpoint": "newest", "table": None, "latents": False, "moments": False,
     }  # fmt: skip
 
 

@@ -73,16 +73,17 @@ def encode(
     from gensys.pipelines.encode import encode as pipeline
 
     keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
+    shown = screen(quiet)
     store = pipeline(
         folder,
         out,
         data=data,
         shard=shard,
         workers=workers,
-        screen=screen(quiet),
+        screen=shown,
         checkpoint=checkpoint,
         damaged=damaged,
         update=update,
         mirror=mirror,
     )
-    return store_answer(store, f"gensys train latent_dit data={quoted(out)}")
+    return store_answer(store, f"gensys train latent_dit data={quoted(out)}", shown.counts)

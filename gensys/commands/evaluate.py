@@ -14,17 +14,18 @@ from gensys.terminal import Answer, answering, quoted
 
 @click.command()
 @click.argument("target", type=Place(), metavar="RUN|STORE")
+@click.option("--quick", is_flag=True, help="Only what the moments of gensys sample --moments give; reads no samples.")
 @checkpoint_option
 @quiet_option
 @answering
-def evaluate(target: Path, checkpoint: str, quiet: bool) -> Answer:
+def evaluate(target: Path, quick: bool, checkpoint: str, quiet: bool) -> Answer:
     """Score a run or a store of samples.
 
     Metrics with their 95 % intervals, what real data score, and the protocol they were taken under.
     """
     from gensys.pipelines.evaluate import evaluate as pipeline
 
-    result = pipeline(target, checkpoint=checkpoint, screen=screen(quiet))
+    result = pipeline(target, checkpoint=checkpoint, screen=screen(quiet), quick=quick)
     return Answer(
         result,
         f"{scores(result['metrics'])}\n\n{facts(result['protocol'])}\n\nwritten: {quoted(Path(result['file']))}",

@@ -26,7 +26,9 @@ from gensys.terminal import Answer, answering, keeping, quoted
 @click.command()
 @run_argument
 @knobs_argument
-@click.option("--seeds", "ids", type=SeedRange(), default="64", show_default=True, help="Which samples to draw.")
+@click.option(
+    "--seeds", "ids", type=SeedRange(), help="Which samples to draw.  [default: 0:64, or every row of the table]"
+)
 @click.option(
     "--seed",
     type=int,
@@ -36,6 +38,16 @@ from gensys.terminal import Answer, answering, keeping, quoted
     help="Another seed gives other samples.",
 )
 @click.option("--label", type=click.IntRange(0), metavar="N", help="Class to draw.  [default: every class in turn]")
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What each sample is to be, .csv, .jsonl or .parquet: row i is sample i; columns label, guidance, seed.",
+)
+@click.option("--latents", is_flag=True, help="Store what is drawn before it is decoded; see gensys decode.")
+@click.option(
+    "--moments", is_flag=True, help="Sum features meanwhile, so that gensys evaluate --quick need not read the samples."
+)
 @out_option
 @shard_option
 @workers_option()
@@ -45,9 +57,12 @@ from gensys.terminal import Answer, answering, keeping, quoted
 def sample(
     run: Path,
     knobs: Sequence[str],
-    ids: range,
+    ids: range | None,
     seed: int,
     label: int | None,
+    table: Path | None,
+    latents: bool,
+    moments: bool,
     out: Path | None,
     shard: int | None,
     workers: int,
@@ -56,14 +71,16 @@ def sample(
 ) -> Answer:
     """Draw samples into a store.
 
-    The store is RUN/samples.zarr unless --out names another. The knobs that do not touch the weights, such as steps=40,
-    may be given anew. Sample i depends on the run, the seed, i, and the label and knobs asked for: any range, any
-    number of workers and any size of shard give the same images.
+    The store is RUN/samples.zarr (RUN/drawn.zarr with --latents) unless --out names another. The knobs that do not
+    touch the weights, such as steps=40, may be given anew. Sample i depends on the run, the seed, i, the knobs asked
+    for, and the label asked for or its row of the table: any range, any number of workers and any size of shard give
+    the same images.
     """
     from gensys.pipelines.sample import sample as pipeline
 
-    out = out or run / "samples.zarr"
+    out = out or run / ("drawn.zarr" if latents else "samples.zarr")
     keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
+    shown = screen(quiet)
     store = pipeline(
         RunFolder(run),
         out,
@@ -74,6 +91,10 @@ def sample(
         shard=shard,
         workers=workers,
         checkpoint=checkpoint,
-        screen=screen(quiet),
+        screen=shown,
+        table=table,
+        latents=latents,
+        moments=moments,
     )
-    return store_answer(store, f"gensys evaluate {quoted(out)}")
+    following = f"gensys decode {quoted(out)}" if latents else f"gensys evaluate {quoted(out)}"
+    return store_answer(store, following, shown.counts)

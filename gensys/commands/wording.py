@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["facts", "number", "scores", "store_answer"]
 
 
-def store_answer(store: Store, following: str) -> Answer:
-    """What a finished store holds, and the command to go on with."""
+def store_answer(store: Store, following: str, counts: Mapping[str, Mapping[str, int]]) -> Answer:
+    """What a finished store holds, the command to go on with, and (for --json) what was counted on the way."""
     arrays = {name: {"dtype": spec.dtype, "shape": list(spec.shape)} for name, spec in store.config.arrays.items()}
-    known = {"mean": "latent", "codes": "latent", "x": "sample"}
-    name, what = next((name, what) for name, what in known.items() if name in arrays)
+    kinds = {"mean": "latent", "codes": "latent", "z": "sampled latent", "x": "sample"}
+    name, what = next((name, what) for name, what in kinds.items() if name in arrays)
     text = f"{len(store):,} {what}{'' if len(store) == 1 else 's'} of {'x'.join(map(str, arrays[name]['shape']))} "
     text += (
         f"{arrays[name]['dtype']}{' with labels' if store.attributes.get('classes') else ''} in {quoted(store.path)}"
@@ -25,7 +25,8 @@ def store_answer(store: Store, following: str) -> Answer:
     picture = store.path.with_suffix(".png")
     text += f"; picture: {quoted(picture)}" if what == "sample" and picture.exists() else ""
     return Answer(
-        {"store": store.path.resolve(), "rows": len(store), "shards": store.config.shards, "arrays": arrays},
+        {"store": store.path.resolve(), "rows": len(store), "shards": store.config.shards, "arrays": arrays}
+        | {"counts": counts},
         f"{text}\nnext: {following}",
     )
 

@@ -26,7 +26,17 @@ from gensys.evaluate.checks import check_images, check_labels, one_thread
 from gensys.nn.lenet import LeNet
 from gensys.noise import Noise, Stream
 
-__all__ = ["Judge", "accuracy", "features", "judge", "logits", "tensor_hash", "train_classifier", "weights_hash"]
+__all__ = [
+    "Judge",
+    "accuracy",
+    "features",
+    "judge",
+    "logits",
+    "saved",
+    "tensor_hash",
+    "train_classifier",
+    "weights_hash",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,9 @@ class _Recipe:
     beta2: float = 0.99  # a memory of 100 steps: with 0.999 so short a run would end before forgetting its warm-up
     shift: int = 2  # pixels each way
 
+
+WIDTH = LeNet.width
+"""The number of features of an image."""
 
 _RECIPE = _Recipe()
 _BATCH = 256
@@ -190,6 +203,18 @@ def _load(folder: Path, key: str, channels: int, classes: int) -> Judge | None:
     if weights_hash(classifier) != meta["weights"]:
         raise ValueError(f"'folder': the weights in {weights} are not those that {described} names; delete both")
     return Judge(classifier.eval(), **meta)
+
+
+def saved(folder: Path | str, weights: str) -> LeNet:
+    """The classifier in `folder` whose weights have this hash, as `judge` saved it. ValueError if there is none."""
+    for described in sorted(Path(folder).glob("*.json")):
+        if json.loads(described.read_text())["weights"] == weights:
+            state = load_file(described.with_suffix(".safetensors"))
+            classifier = LeNet(state["first.weight"].shape[1], state["head.weight"].shape[0])
+            classifier.load_state_dict(state)
+            if weights_hash(classifier) == weights:
+                return classifier.eval()
+    raise ValueError(f"'weights': {str(folder)!r} holds no classifier whose weights have the hash {weights}")
 
 
 def judge(

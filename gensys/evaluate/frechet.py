@@ -51,12 +51,23 @@ class Moments:
 
     @classmethod
     def fold(cls, parts: Iterable[Moments]) -> Moments:
-        """Merge in the order given. Addition of floats is not associative, so the order is part of the answer."""
-        total: Moments | None = None
+        """Merge neighbours along a binary tree, ((1 + 2) + (3 + 4)) + ...; the last may be alone.
+
+        Addition of floats is not associative, so the tree is part of the answer: it depends on the order given, and
+        so not on who made which part when. About as many are held as the tree is deep.
+        """
+        pending: list[tuple[int, Moments]] = []  # (height, moments) of the subtrees that wait for a right neighbour
         for part in parts:
-            total = part if total is None else total.merge(part)
-        if total is None:
+            height = 0
+            while pending and pending[-1][0] == height:
+                part = pending.pop()[1].merge(part)
+                height += 1
+            pending.append((height, part))
+        if not pending:
             raise ValueError("'parts' must hold at least one Moments, got none")
+        total = pending.pop()[1]
+        while pending:
+            total = pending.pop()[1].merge(total)
         return total
 
     def merge(self, other: Moments) -> Moments:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -31,13 +31,14 @@ from gensys.evaluate.reconstruction import psnr, squared_errors
 from gensys.nn.lenet import LeNet
 from gensys.noise import Noise, Stream
 
-__all__ = ["Metric", "evaluate_reconstruction", "evaluate_samples", "proportion_interval"]
+__all__ = ["Metric", "evaluate_moments", "evaluate_reconstruction", "evaluate_samples", "proportion_interval"]
 
 _Z = 1.959964  # 97.5 % quantile of the standard normal
 _RESAMPLES = 20  # their standard deviation is known to 16 %, enough for an error bar
 _SEED = 0x62_6F_6F_74  # of the bootstrap: fixed, so that equal samples have equal intervals
 _NEIGHBOURS = 5
 _LEAST_HELD = 100
+_LEAST_PARTS = 8  # resamples of fewer are too alike for a spread to mean anything
 
 
 @dataclass(frozen=True)
@@ -124,26 +125,25 @@ def _check_disjoint(floor: Tensor, reference: Tensor) -> None:
         )
 
 
-def _distribution(fake: Tensor, real: Tensor, other: Tensor | None) -> dict[str, Metric]:
-    """Frechet distance and PRDC of features `fake` (n, d) against `real` (m, d), with `other` (n, d) for the floors."""
+def _distance(fake: Moments, half: float | None, real: Moments, other: Moments | None) -> dict[str, Metric]:
+    """The Frechet distance, +- half; other: the moments of as many real images, for the floor."""
+    value, n = frechet(fake, real), fake.n
+    floor = None if other is None else frechet(other, real)
+    low, high = (None, None) if half is None else (max(0.0, value - half), value + half)
+    about = f"squared Frechet distance of LeNet features, {n} samples against {real.n} real images; not an FID"
+    return {f"fd_lenet_{n}": Metric(value, floor, low, high, "", "lower", n, about)}
+
+
+def _distribution(fake: Tensor, moments: Moments, real: Tensor, other: Tensor | None) -> dict[str, Metric]:
+    """Frechet distance and PRDC of features `fake` (n, d), with their moments, against `real` (m, d), with `other`
+    (n, d) for the floors."""
     n, m = fake.shape[0], real.shape[0]
-    moments = Moments.of(real)
-    distance = frechet(Moments.of(fake), moments)
-    half = _bootstrap_half(n, lambda rows: frechet(Moments.of(fake[rows]), moments))
+    against = Moments.of(real)
+    half = _bootstrap_half(n, lambda rows: frechet(Moments.of(fake[rows]), against))
     scores, k = prdc(fake, real, _NEIGHBOURS), _NEIGHBOURS
-    floor = None if other is None else frechet(Moments.of(other), moments)
     best = None if other is None else prdc(other, real, _NEIGHBOURS)
     return {
-        f"fd_lenet_{n}": Metric(
-            distance,
-            floor,
-            max(0.0, distance - half),
-            distance + half,
-            "",
-            "lower",
-            n,
-            f"squared Frechet distance of LeNet features, {n} samples against {m} real images; not an FID",
-        ),
+        **_distance(moments, half, against, None if other is None else Moments.of(other)),
         "precision": _share_metric(
             scores.precision, n, best and best.precision, "higher", f"share of samples in a real image's {k}-NN ball"
         ),
@@ -194,6 +194,42 @@ def _copying(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, Metr
     }
 
 
+def _floor_features(classifier: LeNet, floor: Tensor, reference: Tensor, n: int) -> Tensor:
+    """The features of the first n images of `floor`, which must be others than `reference`."""
+    check_images("floor", floor, tuple(reference.shape[1:]))
+    if floor.shape[0] < n:
+        raise ValueError(
+            f"'floor' needs at least {n} rows, as many as 'samples', got {floor.shape[0]}: distances depend on the "
+            f"number of rows; pass {floor.shape[0]} samples, or floor=None"
+        )
+    _check_disjoint(floor[:n], reference)
+    return features(classifier, floor[:n])
+
+
+def evaluate_moments(
+    parts: Sequence[Moments], reference: Tensor, floor: Tensor | None, classifier: LeNet
+) -> dict[str, Metric]:
+    """The Frechet distance from the moments of the samples' features alone.
+
+    parts: those of equal shares of the samples, such as shards, 2 samples or more in all; their order is part of the
+        answer, to rounding. reference, floor, classifier: see `evaluate_samples`.
+
+    The interval is that of a bootstrap of whole parts: samples are independent, so it estimates what one of samples
+    would. Of fewer than 8 parts there is none.
+    """
+    check_images("reference", reference, least=2)
+    total = Moments.fold(parts)
+    with one_thread():
+        real = Moments.of(features(classifier, reference))
+        other = None if floor is None else Moments.of(_floor_features(classifier, floor, reference, total.n))
+        half = None
+        if len(parts) >= _LEAST_PARTS:
+            half = _bootstrap_half(
+                len(parts), lambda rows: frechet(Moments.fold(parts[k] for k in rows.tolist()), real)
+            )
+    return _distance(total, half, real, other)
+
+
 def evaluate_samples(
     samples: Tensor,
     labels: Tensor | None,
@@ -204,6 +240,7 @@ def evaluate_samples(
     *,
     accuracy: float | None = None,
     held_out: Tensor | None = None,
+    moments: Moments | None = None,
 ) -> dict[str, Metric]:
     """Score generated images; every number is a function of the arguments alone.
 
@@ -214,6 +251,7 @@ def evaluate_samples(
     train: the images that the model was trained on; None leaves memorisation out.
     classifier: trained on real images. accuracy: its accuracy on held-out images, the floor of `label_agreement`.
     held_out: at least 100 real images that are not in `train`; None takes those of `reference` and `floor`.
+    moments: of the samples' features, if they are known; else they are computed here.
 
     Returns fd_lenet_{n}, precision, recall, density, coverage, label_agreement, memorisation_ratio and
     memorisation_fraction. ValueError names the argument that is empty, too short, not finite or of another shape.
@@ -228,16 +266,10 @@ def evaluate_samples(
     samples = samples.clamp(-1.0, 1.0)
     other = None
     if floor is not None:
-        check_images("floor", floor, shape)
-        if floor.shape[0] < n:
-            raise ValueError(
-                f"'floor' needs at least {n} rows, as many as 'samples', got {floor.shape[0]}: distances depend on the "
-                f"number of rows; pass {floor.shape[0]} samples, or floor=None"
-            )
-        _check_disjoint(floor[:n], reference)
-        other = features(classifier, floor[:n])
+        other = _floor_features(classifier, floor, reference, n)
     with one_thread():  # sums over rows must not be split by the number of cores
-        result = _distribution(features(classifier, samples), features(classifier, reference), other)
+        fake = features(classifier, samples)
+        result = _distribution(fake, moments or Moments.of(fake), features(classifier, reference), other)
         if labels is not None:
             agreement = float((logits(classifier, samples).argmax(1) == labels.cpu()).double().mean())
             about = "share of samples that the classifier takes for what they were asked to be"

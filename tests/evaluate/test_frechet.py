@@ -144,3 +144,16 @@ def test_moments_say_what_they_lack():
         frechet(two, one)
     with pytest.raises(ValueError, match="'parts' must hold at least one"):
         Moments.fold([])
+
+
+def test_parts_are_merged_along_a_tree():
+    """((a + b) + (c + d)) + e; another order gives the same to rounding only."""
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 3.0 + 1e3
+    a, b, c, d, e = parts = [Moments.of(part) for part in x.split([9, 11, 10, 3, 17])]
+    tree, line = a.merge(b).merge(c.merge(d)).merge(e), a.merge(b).merge(c).merge(d).merge(e)
+    folded = Moments.fold(iter(parts))
+    assert torch.equal(folded.scatter, tree.scatter)
+    assert torch.equal(folded.mean, tree.mean)
+    assert not torch.equal(folded.scatter, line.scatter)
+    torch.testing.assert_close(folded.scatter, line.scatter, rtol=1e-11, atol=1e-11)
+    assert torch.equal(Moments.fold([a]).scatter, a.scatter)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 import torch
+from gensys.pipelines import shards
 from gensys.pipelines.encode import encode
 from gensys.pipelines.pool import Pool
 from gensys.pipelines.sample import sample
@@ -113,10 +114,10 @@ def assert_same_rows(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def draw(root, out, ids=range(200), shard=64, pool=None, seed=0, label=None):
+def draw(root, out, ids=range(200), shard=64, pool=None, seed=0, label=None, table=None):
     return sample(
         RunFolder(root / "flow"), out, ids=ids, seed=seed, label=label, overrides={}, shard=shard, workers=0,
-        screen=SCREEN, pool=pool,
+        screen=SCREEN, pool=pool, table=table,
     )  # fmt: skip
 
 
@@ -142,11 +143,16 @@ def test_encoding_gives_the_same_rows_for_any_size_of_shard(root, tmp_path, pool
     assert_same_rows(code(root, tmp_path / "s.zarr", shard, pool), Store.open(root / "latents.zarr"))
 
 
-def test_sampling_gives_the_same_bytes_for_any_number_of_workers(root, tmp_path, pool, session):
-    draw(root, tmp_path / "none.zarr")
-    draw(root, tmp_path / "two.zarr", pool=pool)
+@pytest.mark.parametrize("rows", [0, 200])
+def test_sampling_gives_the_same_bytes_for_any_number_of_workers(root, tmp_path, pool, session, rows):
+    """Of a table's rows too, a third of which are not guided."""
+    lines = [f"{('cat', 'dog', 'eel')[k % 3]},{k * k % 3},{k % 2}\n" for k in range(rows)]
+    (tmp_path / "t.csv").write_text("".join(["label,guidance,seed\n", *lines]))
+    table = tmp_path / "t.csv" if rows else None
+    draw(root, tmp_path / "none.zarr", table=table)
+    draw(root, tmp_path / "two.zarr", pool=pool, table=table)
     one = Pool(1, session, cpus=0)
-    draw(root, tmp_path / "one.zarr", pool=one)
+    draw(root, tmp_path / "one.zarr", pool=one, table=table)
     one.close()
     assert files(tmp_path / "none.zarr") == files(tmp_path / "two.zarr") == files(tmp_path / "one.zarr")
     assert (tmp_path / "none.png").read_bytes() == (tmp_path / "two.png").read_bytes()
@@ -187,6 +193,7 @@ class Mortal:
     shard: int
     after: bool
     mark: str
+    signal: int = signal.SIGKILL
 
     def load(self):
         work = self.job.load()
@@ -196,8 +203,8 @@ class Mortal:
                 return work(shard)
             if self.after:
                 work(shard)
-            Path(self.mark).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            Path(self.mark).write_text(str(os.getpid()))
+            os.kill(os.getpid(), self.signal)
             return 0
 
         return dying
@@ -209,6 +216,10 @@ class Wrapping:
     def __init__(self, pool, wrap):
         self.pool, self.wrap = pool, wrap
 
+    @property
+    def counts(self):
+        return self.pool.counts
+
     def map(self, job, shards, done):
         self.pool.map(self.wrap(job), shards, done)
 
@@ -219,9 +230,41 @@ def test_a_killed_worker_changes_nothing(root, tmp_path, pool, make, after):
     mark = str(tmp_path / "killed")
     store = make(root, tmp_path / "killed.zarr", pool=Wrapping(pool, lambda job: Mortal(job, 2, after, mark)))
     assert Path(mark).exists()
+    assert (pool.counts.deaths, pool.counts.restarts) == (1, 1)
     assert store.verify() == []
     make(root, tmp_path / "quiet.zarr")
     assert files(tmp_path / "killed.zarr") == files(tmp_path / "quiet.zarr")
+
+
+@pytest.mark.parametrize(("make", "workers"), [(code, 1), (draw, 2)])
+def test_a_stopped_worker_holds_no_shard(root, tmp_path, session, monkeypatch, make, workers):
+    """SIGSTOP: another does its shard; alone, it is ended for that. The last shard, so nothing else is waited for."""
+    monkeypatch.setattr(shards, "LEAST", 5.0)
+    mark, pool = tmp_path / "stopped", Pool(workers, session, cpus=0)
+    wrapped = Wrapping(pool, lambda job: Mortal(job, 3, False, str(mark), signal.SIGSTOP))
+    store = make(root, tmp_path / "stopped.zarr", pool=wrapped)
+    assert store.verify() == []
+    assert pool.counts.stragglers >= 1
+    assert pool.counts.deaths == 0
+    assert pool.counts.restarts >= 1
+    done = []
+    pool.map(Counting(), range(4), done.append)  # who was stopped has been started again
+    assert done == [1] * 4
+    pool.close()
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(int(mark.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(int(mark.read_text()))
+    make(root, tmp_path / "quiet.zarr")
+    assert files(tmp_path / "stopped.zarr") == files(tmp_path / "quiet.zarr")
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Nothing but a row."""
+
+    def load(self):
+        return lambda shard: 1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,117 @@
+"""Decode sampled latents into a store of samples: `gensys decode STORE`, after `gensys sample RUN --latents`.
+
+The same bytes as sampling without --latents: latents are decoded in the blocks that they were drawn in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gensys.pipelines.pool import BLOCK, Pool, by_blocks, device, fill
+
+from gensys.core import Generative, InLatents
+from gensys.data.store import ArraySpec, Store
+from gensys.engine.precision import autocast
+from gensys.errors import ConfigError, RunError
+from gensys.pictures import grid, save_png, to_uint8
+from gensys.progress import Screen
+from gensys.run import RunFolder, Spec
+
+__all__ = ["DecodeJob", "decode", "in_latents", "save_picture"]
+
+
+def in_latents(model: Generative) -> InLatents:
+    """The model, if it draws latents; ConfigError if not."""
+    if not isinstance(model, InLatents):
+        raise ConfigError("this model draws its samples as they are, without a codec: there are no latents to store")
+    return model
+
+
+def save_picture(store: Store) -> None:
+    """Beside a store of images, a grid of the first hundred."""
+    shape = store.config.arrays["x"].shape
+    if len(shape) == 3 and shape[0] in (1, 3):
+        first = torch.from_numpy(store.read("x", np.arange(min(100, len(store)))))
+        save_png(grid(first, columns=10, scale=2), store.path.with_suffix(".png"))
+
+
+def _made_by(latents: Store) -> tuple[RunFolder, Spec, str]:
+    """The run that the latents were drawn from, with the knobs and the weights that they were drawn with."""
+    about = latents.attributes
+    folder = RunFolder(Path(about["run"]))
+    return folder, folder.spec().with_knobs(about["knobs"]), about["weights"]
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Decode the latents of a shard and commit them. latents, store: absolute paths."""
+
+    latents: str
+    store: str
+
+    def load(self) -> Callable[[int], int]:
+        latents, store = Store.open(self.latents), Store.open(self.store)
+        folder, spec, weights = _made_by(latents)
+        precision, place = spec.load().settings.precision, device()
+        model = folder.model(spec, weights).to(place)
+        first = latents.attributes["first"]
+
+        def block(number: int) -> dict[str, npt.NDArray[Any]]:
+            """A whole one, with zeros for rows that the store has not: no row depends on what its neighbours hold."""
+            begin = number * BLOCK - first
+            rows = range(max(begin, 0), min(begin + BLOCK, len(latents)))
+            z = torch.zeros(BLOCK, *latents.config.arrays["z"].shape)
+            z[rows.start - begin : rows.stop - begin] = torch.from_numpy(latents.read("z", rows))
+            with torch.no_grad(), autocast(precision, place):
+                return {"x": to_uint8(in_latents(model).decode_latents(z.to(place))).cpu().numpy()}
+
+        def work(shard: int) -> int:
+            rows = store.rows_of(shard)
+            kept = {name: latents.read(name, rows) for name in store.config.arrays if name != "x"}
+            store.commit(shard, kept | by_blocks(range(first + rows.start, first + rows.stop), block))
+            return len(rows)
+
+        return work
+
+
+def decode(source: Path, out: Path, *, workers: int, screen: Screen, pool: Pool | None = None) -> Store:
+    """Decode every latent of a store into `out`; goes on where it was stopped.
+
+    Raises: RunError if the store does not hold sampled latents, or not all of them yet.
+    """
+    latents = Store.open(source)
+    about = latents.attributes
+    if about.get("kind") != "latents":
+        raise RunError(f"{str(source)!r} holds no sampled latents: give a store that `gensys sample --latents` wrote")
+    if not latents.sealed:
+        raise RunError(f"{str(source)!r} is not finished: give the `gensys sample` command that made it again")
+    folder, spec, weights = _made_by(latents)
+    with torch.no_grad():
+        one = torch.zeros(1, *latents.config.arrays["z"].shape)
+        shape = tuple(in_latents(folder.model(spec, weights)).decode_latents(one).shape[1:])
+    arrays = {name: spec for name, spec in latents.config.arrays.items() if name != "z"}
+    store = Store.create(
+        out,
+        {"x": ArraySpec(shape, "uint8"), **arrays},
+        rows=len(latents),
+        shard=latents.config.shard,
+        chunk=latents.config.chunk,
+        attributes={**about, "kind": "samples"},
+    )
+    job = DecodeJob(str(source.resolve()), str(out.resolve()))
+    fill(store, job, "decode", "samples", workers=workers, screen=screen, pool=pool)
+    store.seal({})
+    save_picture(store)
+    return store
+
+
+if __name__ == "__main__":
+    from gensys.cli import main
+
+    main("decode")
