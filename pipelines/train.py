@@ -97,7 +97,7 @@ def _batches(run: Run, world: World) -> Callable[[int], Batch]:
     settings, n = run.settings, len(run.rows)
 
     def batch(step: int) -> Batch:
-        rows = world.share(run.rows[order.rows(settings.seed, step, settings.batch, n)])
+        rows = world.share(run.rows[order.rows(settings.seed, step, settings.batch, n)], settings.parts)
         return run.source.batch(rows, Noise(settings.seed, rows, step))
 
     return batch
@@ -160,13 +160,9 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: S
     spec = replace(spec, parts=spec.parts or begun["parts"], damaged=damaged)
     run = spec.load()
     model = spec.model(run)
-    if run.settings.batch % max(1, workers):
-        raise ConfigError(f"'batch' must be a multiple of the number of workers ({workers}), got {run.settings.batch}")
-    if spec.parts and spec.parts % max(1, workers):
-        raise ConfigError(
-            f"'workers' must divide the parts that an exact run computes a step in ({spec.parts}), got {workers}: use "
-            f"{', '.join(str(1 << k) for k in range(spec.parts.bit_length()))} workers"
-        )
+    units, named = (spec.parts, "parts (--exact)") if spec.parts else (run.settings.batch, "rows")
+    if workers > units:
+        raise ConfigError(f"'workers' must be at most the {units} {named} of a step, got {workers}: each needs one")
     if isinstance(run.source, LatentSource):
         open_codec(run.source)
     source = run.source

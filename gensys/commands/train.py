@@ -36,7 +36,7 @@ from gensys.terminal import Answer, answering, duration, keeping, quoted
     metavar="[PARTS]",
     is_flag=False,
     flag_value=8,
-    help="Compute each step in PARTS parts (8): the same bits for any number of workers that divides it.",
+    help="Compute each step in PARTS parts (8): the same bits for any number of workers up to PARTS.",
 )
 @damaged_option
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")

@@ -62,6 +62,7 @@ class Buffers:
         whole = torch.cat(
             [torch.full((n,), not value.is_floating_point()) for n, value in zip(sizes, old, strict=True)]
         ).to(mean.device)
+        mean = torch.where(whole, mean.round(), mean)  # equal changes, weighted and added, are whole up to rounding
         for change in changes:
             if bool((wrong := whole & (change != mean)).any()):
                 names = [name for name, hit in zip(self._names, wrong.split(sizes), strict=True) if bool(hit.any())]

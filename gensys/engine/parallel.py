@@ -1,9 +1,10 @@
 """Data parallelism, applied from outside a model: average what backward left in the gradients.
 
-Two ways. The fast one is a collective, whose sums are rounded in an order that depends on the number of workers. The
-exact one adds the gradients of a fixed number of parts of the batch along a fixed binary tree: a worker adds the parts
-that it computed, which are a whole subtree, and all workers add the subtrees. So the number of workers, which may
-change from step to step, changes no bit. It sends the gradients of every worker to every other one.
+Workers have contiguous shares of a batch, of sizes that differ by at most one, so any number of them computes the same
+mean. Two ways. The fast one is a collective, whose sums are rounded in an order that depends on the number of workers.
+The exact one adds the gradients of a fixed number of parts of the batch along a fixed binary tree: a worker adds the
+largest whole subtrees in its range of parts, and all workers add the subtrees of all. So the number of workers, which
+may change from step to step, changes no bit. It sends the gradients of every worker to every other one.
 """
 
 from __future__ import annotations
@@ -15,85 +16,106 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = [
-    "World",
-    "average_gradients",
-    "broadcast_weights",
-    "exact_mean",
-    "flat_gradients",
-    "pairwise_sum",
-    "set_gradients",
-    "worker_mean",
-]
+__all__ = ["World", "broadcast_weights", "exact_mean", "packed", "subtrees", "summed", "unpacked"]
 
 
 @dataclass(frozen=True)
 class World:
-    """Who computes: worker `rank` of `size`. A process group must exist when size > 1."""
+    """Who computes: worker `rank` of `size`. A process group must exist when size > 1.
+
+    restarts: how often the workers were started again before; for the log.
+    """
 
     rank: int = 0
     size: int = 1
+    restarts: int = 0
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This worker's contiguous part of a global batch, whose length must be a multiple of `size`."""
-        if rows.shape[0] % self.size:
-            raise ValueError(f"'batch' must be a multiple of the number of workers ({self.size}), got {rows.shape[0]}")
-        return rows.chunk(self.size)[self.rank]
+    def span(self, count: int) -> range:
+        """Which of `count` things are this worker's: a contiguous range, at most one longer than another's."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def share(self, rows: Tensor, parts: int = 0) -> Tensor:
+        """This worker's contiguous share of a global batch. parts: 0, or into how many a batch is cut: whole ones."""
+        units = parts or rows.shape[0]
+        if units < self.size:
+            named = "parts of a batch" if parts else "rows of a batch"
+            raise ValueError(f"'size' must be at most the number of {named} ({units}), got {self.size} workers")
+        span, length = self.span(units), rows.shape[0] // units
+        return rows[span.start * length : span.stop * length]
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], world: World) -> None:
-    """Replace every gradient by its mean over the workers, in one collective over one flat buffer."""
-    if world.size == 1:
-        return
-    set_gradients(parameters, worker_mean(flat_gradients(parameters), world))
+def packed(parameters: Sequence[nn.Parameter], *others: Tensor) -> Tensor:
+    """All gradients in one vector, zeros for a parameter that has none, and behind them what else is averaged."""
+    gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+    return torch.cat([*gradients, *(value.flatten().float() for value in others)])
 
 
-def worker_mean(values: Tensor, world: World) -> Tensor:
-    """The mean of the workers' tensors, in place."""
+def unpacked(parameters: Sequence[nn.Parameter], flat: Tensor) -> Tensor:
+    """The inverse of `packed`: the gradients become views of the vector; returns what is behind them."""
+    sizes = [p.numel() for p in parameters]
+    *gradients, others = flat.split([*sizes, flat.numel() - sum(sizes)])
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient.view_as(p)
+    return others
+
+
+def summed(values: Tensor, world: World) -> Tensor:
+    """The sum of the workers' tensors, in place."""
     if world.size > 1:
         dist.all_reduce(values)
-        values.div_(world.size)
     return values
 
 
-def flat_gradients(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """All gradients in one vector, zeros for a parameter that has none."""
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+def subtrees(values: Iterable[tuple[int, Tensor]], first: int = 0) -> list[tuple[int, Tensor]]:
+    """The largest whole subtrees, (height, sum), of a binary tree ((a + b) + (c + d)) + ...; it adds in place.
 
-
-def set_gradients(parameters: Sequence[nn.Parameter], flat: Tensor) -> None:
-    """The inverse of `flat_gradients`: the gradients become views of the vector."""
-    for p, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad = gradient.view_as(p)
-
-
-def pairwise_sum(values: Iterable[Tensor]) -> Tensor:
-    """The sum of a power of two of tensors along a binary tree, ((a + b) + (c + d)) + ...; it adds in place.
-
-    Values are taken one after the other; about as many are held as the tree is deep.
+    values: neighbouring subtrees, (height, sum), from the left; height 0 is a leaf. first: the number of the leaf that
+    they begin at. They are taken one after the other; about as many are held as the tree is deep.
     """
-    pending: list[tuple[int, Tensor]] = []  # (height, sum) of the subtrees that wait for their right neighbour
-    for value in values:
-        height = 0
-        while pending and pending[-1][0] == height:
+    pending: list[tuple[int, Tensor]] = []  # those that wait for their right neighbour
+    end = first
+    for height, value in values:
+        end += 1 << height
+        # a subtree whose number within its height is odd is the right neighbour of the one before it
+        while pending and pending[-1][0] == height and (end >> height) % 2 == 0:
             value = pending.pop()[1].add_(value)
             height += 1
         pending.append((height, value))
-    if len(pending) != 1:
-        raise ValueError("'values' must be a power of two of tensors")
-    return pending[0][1]
+    return pending
+
+
+def _heights(span: range) -> list[int]:
+    """The heights of the largest whole subtrees of a range of leaves."""
+    found: list[int] = []
+    start = span.start
+    while start < span.stop:
+        height = (span.stop - start).bit_length() - 1  # the largest that fits
+        if start:
+            height = min(height, (start & -start).bit_length() - 1)  # the largest that begins here
+        found.append(height)
+        start += 1 << height
+    return found
 
 
 def exact_mean(values: Iterable[Tensor], count: int, world: World) -> Tensor:
-    """The mean of `count` tensors, of which this worker has its contiguous share: the same bits for any `world`.
+    """The mean of `count` tensors, of which `values` are this worker's span: the same bits for any `world`.
 
-    count must be a power of two and a multiple of the number of workers.
+    count must be a power of two, and no smaller than the number of workers.
     """
-    total = pairwise_sum(values)
+    if count < 1 or count & (count - 1):
+        raise ValueError(f"'count' must be a power of two, got {count}")
+    found = subtrees(((0, value) for value in values), world.span(count).start)
     if world.size > 1:
-        subtrees = [torch.empty_like(total) for _ in range(world.size)]
-        dist.all_gather(subtrees, total)
-        total = pairwise_sum(subtrees)
+        heights = [_heights(World(rank, world.size).span(count)) for rank in range(world.size)]
+        everyones: list[list[tuple[int, Tensor]]] = [[] for _ in heights]
+        for k in range(max(map(len, heights))):  # a worker with fewer subtrees sends what nobody reads
+            mine = found[min(k, len(found) - 1)][1]
+            received = [torch.empty_like(mine) for _ in heights]
+            dist.all_gather(received, mine)
+            for own, theirs, value in zip(everyones, heights, received, strict=True):
+                own += [(theirs[k], value)] if k < len(theirs) else []
+        found = subtrees(tree for own in everyones for tree in own)
+    ((_, total),) = found
     return total.div_(count)
 
 

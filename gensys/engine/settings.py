@@ -35,8 +35,8 @@ class Settings:
 
     parts: 0 = every worker computes its rows of a batch at once, and the last bits depend on how many workers there
     are. A power of two = the batch is computed in so many equal parts, whose gradients are added along a fixed tree:
-    the same bits for any number of workers that divides it, and less memory, as only one part's activations are held.
-    accumulate: without `parts`, every worker computes its rows in so many equal parts, for the memory's sake alone.
+    the same bits for any number of workers up to it, and less memory, as only one part's activations are held.
+    accumulate: without `parts`, every worker computes its rows in so many parts, for the memory's sake alone.
     spike: a turn whose gradient norm is more than so many times the median of the last 64 is skipped; 0 = none is, see
     gensys/engine/guard.py. recompute: activations of a backbone's `blocks` are computed again in the backward pass
     instead of being kept, see gensys/engine/recompute.py: the same bits, less memory, about a third more time.

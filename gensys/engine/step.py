@@ -11,15 +11,7 @@ from gensys.core import Batch, Generative
 from gensys.engine.buffers import Buffers
 from gensys.engine.checkpoint import State
 from gensys.engine.guard import Guard
-from gensys.engine.parallel import (
-    World,
-    average_gradients,
-    broadcast_weights,
-    exact_mean,
-    flat_gradients,
-    set_gradients,
-    worker_mean,
-)
+from gensys.engine.parallel import World, broadcast_weights, exact_mean, packed, summed, unpacked
 from gensys.engine.precision import autocast
 from gensys.engine.settings import Settings
 from gensys.noise import Noise
@@ -50,7 +42,7 @@ class Turns:
     def step(self, rows: Batch, state: State, lr: float) -> tuple[dict[str, Tensor], bool]:
         """Every player's turn; returns the terms of the log, still on the device, and whether all turns were taken: one
         that the guard refuses leaves weights and buffers as they were, on every worker alike."""
-        if state.step == 0 and (self._parts > 1 or self._world.size > 1):
+        if state.step == 0 and (len(self._places(rows)) > 1 or self._world.size > 1):
             self._first_look(rows)
         terms: dict[str, Tensor] = {}
         sound = True
@@ -71,10 +63,12 @@ class Turns:
             terms |= {prefix + name: value for name, value in {**found, "grad_norm": norm}.items()}
         return terms, sound
 
-    @property
-    def _parts(self) -> int:
-        """Parts of this worker's rows, which it computes one after the other."""
-        return self._settings.parts // self._world.size if self._settings.parts else self._settings.accumulate
+    def _places(self, rows: Batch) -> range:
+        """The places in the batch of the parts of this worker's rows, which it computes one after the other."""
+        if self._settings.parts:
+            return self._world.span(self._settings.parts)
+        count = self._settings.accumulate
+        return range(self._world.rank * count, self._world.rank * count + min(count, rows.ids.shape[0]))
 
     def _first_look(self, rows: Batch) -> None:
         """Compute every player's loss on the batch's first part, for what a model does when it first sees data.
@@ -83,7 +77,7 @@ class Turns:
         find its own.
         """
         for player in dict.fromkeys(self._model.players):
-            self._loss(player, part(rows, 0, self._parts), 0, 0)
+            self._loss(player, part(rows, 0, len(self._places(rows))), 0, 0)
         broadcast_weights(self._model, self._world)
 
     def _loss(self, player: str, rows: Batch, step: int, place: int) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -102,22 +96,29 @@ class Turns:
         self, player: str, parameters: Sequence[nn.Parameter], rows: Batch, step: int, old: Sequence[Tensor]
     ) -> Mapping[str, Tensor]:
         """Leave the gradient of the mean loss over all workers' rows in the parameters, and in the buffers what their
-        rule says; returns the terms of the log, of this worker's rows."""
-        world, count = self._world, self._parts
+        rule says; returns the terms of the log, averaged alike."""
+        places = self._places(rows)
         self._optimizers[player].zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
         changes: list[Tensor] = []
-        for k in range(count):
+        change = torch.zeros(0, device=self._device)
+        for k, place in enumerate(places):
             if k:
                 self._buffers.put(old)
-            total, found = self._loss(player, part(rows, k, count) if count > 1 else rows, step, world.rank * count + k)
-            (total / count).backward()  # gradients add up
-            terms = {name: terms[name] + value / count if k else value / count for name, value in found.items()}
-            if self._buffers and count * world.size > 1:
+            some = part(rows, k, len(places)) if len(places) > 1 else rows
+            weight = some.ids.shape[0] / self._settings.batch  # workers and parts may have one row more than others
+            total, found = self._loss(player, some, step, place)
+            (total * weight).backward()  # gradients add up
+            terms = {name: terms[name] + value * weight if k else value * weight for name, value in found.items()}
+            if self._buffers and weight < 1:
                 changes.append(self._buffers.change(old))
-        average_gradients(parameters, world)
+                change = change + changes[-1] * weight if k else changes[-1] * weight
+        if self._world.size > 1:
+            flat = summed(packed(parameters, *terms.values(), change), self._world)
+            means, change = unpacked(parameters, flat).tensor_split([len(terms)])
+            terms = dict(zip(terms, means, strict=True))
         if changes:
-            self._buffers.add(old, worker_mean(torch.stack(changes).mean(0), world), changes)
+            self._buffers.add(old, change, changes)
         return terms
 
     def _exact_gradients(
@@ -125,29 +126,25 @@ class Turns:
     ) -> Mapping[str, Tensor]:
         """As `_gradients`, with the same bits however many workers there are, terms included: see
         gensys/engine/parallel.py."""
-        count = self._parts
+        places = self._places(rows)
         names: list[str] = []
         changes: list[Tensor] = []
 
         def parts() -> Iterator[Tensor]:
             """The gradients of each part; behind them the terms of the log and the changes of the buffers."""
-            for k in range(count):
+            for k, place in enumerate(places):
                 for p in parameters:
                     p.grad = None
                 self._buffers.put(old)
-                total, found = self._loss(player, part(rows, k, count), step, self._world.rank * count + k)
+                total, found = self._loss(player, part(rows, k, len(places)), step, place)
                 total.backward()
                 names[:] = found
-                values = [flat_gradients(parameters), *(value.flatten().float() for value in found.values())]
                 if self._buffers:
                     changes.append(self._buffers.change(old))
-                    values.append(changes[-1])
-                yield torch.cat(values)
+                yield packed(parameters, *found.values(), *changes[-1:])
 
-        mean = exact_mean(parts(), self._settings.parts, self._world)
-        weights = sum(p.numel() for p in parameters)
-        gradients, terms, change = mean.tensor_split([weights, weights + len(names)])
-        set_gradients(parameters, gradients)
+        others = unpacked(parameters, exact_mean(parts(), self._settings.parts, self._world))
+        terms, change = others.tensor_split([len(names)])
         if changes:
             self._buffers.add(old, change, changes)
         return dict(zip(names, terms, strict=True))
@@ -155,8 +152,8 @@ class Turns:
 
 def part(rows: Batch, k: int, count: int) -> Batch:
     """Part k of `count`, in memory of its own: where a view begins can decide how a library adds."""
-    x, ids = (tensor.chunk(count)[k].clone() for tensor in (rows.x, rows.ids))
-    return Batch(x, {name: value.chunk(count)[k].clone() for name, value in rows.cond.items()}, ids)
+    x, ids = (tensor.tensor_split(count)[k].clone() for tensor in (rows.x, rows.ids))
+    return Batch(x, {name: value.tensor_split(count)[k].clone() for name, value in rows.cond.items()}, ids)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
