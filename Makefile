@@ -30,7 +30,7 @@ cluster-test: ## `ray up`, `ray submit`, a cut link and `ray down`, on three hos
 
 chaos: ## a hundred kills and more while encoding, training and sampling (SEED=7 JSON=FILE); a full disk needs root
 	@$(PYTHON) bootstrap.py test
-	CHAOS_SEED=$(or $(SEED),0) CHAOS_JSON=$(JSON) .venv/bin/python -m pytest -s -m chaos tests/chaos $(PYTEST_ARGS)
+	CHAOS_SEED=$(or $(SEED),0) CHAOS_JSON=$(JSON) .venv/bin/python -m pytest -s -o faulthandler_timeout=0 -m chaos tests/chaos $(PYTEST_ARGS)
 
 lint: ## ruff check, ruff format --check, pyright
 	@$(PYTHON) bootstrap.py test

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gensys.errors import StoreError
 
@@ -28,6 +30,8 @@ __all__ = [
     "publish_directory",
     "replace",
     "sync_directory",
+    "with_digest",
+    "without_digest",
     "write",
 ]
 
@@ -62,6 +66,28 @@ def digest_file(path: Path) -> str:
     """`digest` of a file's content, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).hexdigest()
+
+
+def with_digest(document: Mapping[str, Any]) -> bytes:
+    """A JSON document as text for people, with a digest of all the rest in it: `without_digest` sees a flipped bit."""
+    return (json.dumps({**document, "digest": _digest_of(document)}, indent=2) + "\n").encode()
+
+
+def without_digest(document: Any) -> Any:
+    """What `with_digest` was given, from what is read; ValueError if it is not that. Other documents pass as they are.
+
+    A digest that is gone means nothing: damage to its name alone leaves the rest as it was.
+    """
+    if not isinstance(document, dict) or "digest" not in document:
+        return document
+    rest = {name: value for name, value in document.items() if name != "digest"}
+    if document["digest"] != _digest_of(rest):
+        raise ValueError("its content does not match its digest: damaged, or edited")
+    return rest
+
+
+def _digest_of(document: Mapping[str, Any]) -> str:
+    return digest(json.dumps(document, sort_keys=True).encode())
 
 
 def write(path: Path, data: bytes | memoryview) -> None:

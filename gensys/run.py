@@ -291,10 +291,9 @@ class RunFolder:
         parts = {"parts": spec.parts} if spec.parts else {}
         damaged = {} if spec.damaged is None else {"damaged": spec.damaged}
         document = {"recipe": spec.recipe, "knobs": dict(spec.knobs), **parts, **damaged, **code, **facts}
-        text = json.dumps(document, indent=2) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            durable.replace(self.path / "run.json", text.encode())
+            durable.replace(self.path / "run.json", durable.with_digest(document))
             if spec.code:
                 trust.trust(spec.code)
         except OSError as error:
@@ -306,7 +305,7 @@ class RunFolder:
         """run.json. Raises RunError if there is none, or if it is not what `create` writes."""
         path = self.path / "run.json"
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = durable.without_digest(json.loads(path.read_text(encoding="utf-8")))
             if not isinstance(document["recipe"], str) or not isinstance(document["knobs"], dict):
                 raise TypeError("'recipe' or 'knobs' is of another type")
             if not isinstance(document.setdefault("parts", 0), int):

@@ -7,7 +7,6 @@ classifier trained here on the training split and named by its hash.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from gensys.pipelines.encode import source_of
 from gensys.pipelines.moments import images_of, read_moments
 from torch import Tensor
 
+from gensys import durable
 from gensys.core import Codec
 from gensys.data import order
 from gensys.data.latents import LatentSource
@@ -238,7 +238,7 @@ def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest", quick:
         "left_out": left_out,
         "seconds": round(time.perf_counter() - begun, 2),
     }
-    file.write_text(json.dumps(result, indent=2) + "\n")
+    durable.replace(file, durable.with_digest(result))
     return result | {"file": str(file.resolve())}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gensys import durable
 from gensys.errors import GensysError
 from gensys.run import RunFolder
 
@@ -128,7 +129,7 @@ def read(folder: Path) -> Contents:
 def _load(path: Path) -> Any:
     """The JSON in a file; GensysError says what is wrong with it."""
     try:
-        return json.loads(path.read_text())
+        return durable.without_digest(json.loads(path.read_text()))
     except FileNotFoundError as error:
         raise GensysError(f"{path.name} is not there") from error
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not JSON
