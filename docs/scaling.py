@@ -144,8 +144,8 @@ def _measured(measured: Mapping[str, Any]) -> list[str]:
         "",
         f"A store of {marks['shards']:,} shards: its markers are looked through in {marks['scan_seconds']:.2f} s "
         f"({marks['first_scan_seconds']:.2f} s the first time), which takes {marks['scan_memory_bytes'] / 1e6:.0f} MB; "
-        f"it is sealed in {marks['seal_seconds']:.1f} s, and opened in {1e3 * marks['open_seconds']:.0f} ms once sealed. "
-        f"The driver had {measured['driver_bytes'] / 1e6:.0f} MB in the end.",
+        f"it is sealed in {marks['seal_seconds']:.1f} s, and opened in {1e3 * marks['open_seconds']:.0f} ms once "
+        f"sealed. The driver had {measured['driver_bytes'] / 1e6:.0f} MB in the end.",
     ]
 
 

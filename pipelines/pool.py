@@ -225,7 +225,10 @@ def by_blocks(ids: range, block: Callable[[int], Mapping[str, npt.NDArray[Any]]]
 
 
 def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: Screen, pool: Pool | None) -> None:
-    """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running."""
+    """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running.
+
+    Several drivers may fill a store at once; what another commits meanwhile is left out.
+    """
     missing = store.missing()
     if len(missing) < store.config.shards:
         done = store.config.shards - len(missing)

@@ -114,31 +114,33 @@ def test_a_table_gives_the_same_rows_in_every_range_and_shard(root, tmp_path):
 
 
 class Disturbed(Pool):
-    """Does the shards from the last to the first, and is interrupted before the one that `stop` numbers."""
+    """Is interrupted when it has done so many shards; a driver begins where it likes, so the order differs too."""
 
-    def __init__(self, stop=None):
+    def __init__(self, after):
         super().__init__(0)
-        self.stop = stop
+        self.after = after
 
     def map(self, job, shards, done):
-        for shard in reversed(shards):
-            if shard == self.stop:
+        for count, shard in enumerate(shards):
+            if count == self.after:
                 raise KeyboardInterrupt
             super().map(job, [shard], done)
 
 
-def test_order_and_interruptions_change_no_byte(root, tmp_path, judged):
+def test_interruptions_change_no_byte(root, tmp_path, judged):
     """Those of the moments among them, and of a table's samples."""
     path = mixed(tmp_path / "t.csv", 200)
     draw(root, tmp_path / "quiet.zarr", table=path, moments=True)
     out = tmp_path / "disturbed.zarr"
-    for stop in (2, 0):
+    for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            draw(root, out, table=path, moments=True, pool=Disturbed(stop))
-    assert Store.open(out).done() == {1, 2, 3}
+            draw(root, out, table=path, moments=True, pool=Disturbed(1))
+    assert len(Store.open(out).missing()) == 2
     screen = Screen(quiet=True)
-    draw(root, out, table=path, moments=True, pool=Disturbed(), screen=screen)
-    assert screen.counts == {"sample": {"samples": 64, "deaths": 0, "restarts": 0, "stragglers": 0}}
+    draw(root, out, table=path, moments=True, pool=Disturbed(99), screen=screen)
+    counts = screen.counts["sample"]
+    assert counts.pop("samples") in (128, 72)  # the last shard holds 8
+    assert counts == {"deaths": 0, "restarts": 0, "stragglers": 0}
     assert files(out) == files(tmp_path / "quiet.zarr")
 
 
