@@ -228,5 +228,5 @@ def test_rows_of_a_store_have_digests_and_names(tmp_path, source):
     again = encode(tmp_path / "other.zarr", shard=32)
     seal_latents(again)
     assert np.array_equal(LatentSource.open(again.path).digests(), digests)
-    assert source.named(torch.tensor([3])) == [f"{source.store.path.name}:3"]
+    assert source.named(torch.tensor([3])) == ["item-3"]
     assert (source.texts(torch.tensor([3])), source.quarantine()) == (None, {})
