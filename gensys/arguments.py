@@ -13,7 +13,7 @@ from gensys.catalogue import comments, source_of
 from gensys.errors import ConfigError
 from gensys.run import RunFolder, nearest, recipes
 
-__all__ = ["RUNS", "Place", "RecipeName", "SeedRange", "absolute", "complete_knob", "overrides"]
+__all__ = ["RUNS", "Place", "RecipeName", "SeedRange", "StorePlace", "absolute", "complete_knob", "overrides"]
 
 RUNS = Path("runs")
 
@@ -58,6 +58,15 @@ class Place(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(incomplete, type="dir")]
+
+
+class StorePlace(Place):
+    """The same, or the URL of a store in a bucket, which stays a text."""
+
+    name = "path or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
 
 
 def complete_knob(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

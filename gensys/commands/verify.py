@@ -7,21 +7,26 @@ from pathlib import Path
 
 import click
 
-from gensys.arguments import Place
+from gensys.arguments import StorePlace
 from gensys.terminal import Answer, answering, quoted
 
 
 @click.command()
-@click.argument("store", type=Place(), metavar="STORE")
+@click.argument("store", type=StorePlace(), metavar="STORE")
 @click.option("--repair", is_flag=True, help="Uncommit damaged shards; the command that wrote them makes them again.")
 @answering
-def verify(store: Path, repair: bool) -> Answer:
+def verify(store: Path | str, repair: bool) -> Answer:
     """Compare every byte of a store with what was committed."""
     from gensys.data.store import Store
 
-    opened, where = Store.open(store), quoted(store)
+    far = isinstance(store, str)
+    opened, where = Store.open(store), store if far else quoted(store)
     problems = opened.verify()
-    document = {"store": store.resolve(), "rows": len(opened), "problems": [asdict(p) for p in problems]}
+    document = {
+        "store": store.resolve() if isinstance(store, Path) else store,
+        "rows": len(opened),
+        "problems": [asdict(p) for p in problems],
+    }
     if not problems:
         state = "sealed" if opened.sealed else "all shards are there, not sealed yet: finish what makes it"
         return Answer(document, f"{where}: {len(opened):,} rows in {opened.config.shards} shards, all well ({state})")

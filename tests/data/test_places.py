@@ -11,7 +11,9 @@ import uuid
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 
+from gensys.commands.verify import verify
 from gensys.data.cache import Cache, default_cache
 from gensys.data.objects import ObjectPlace
 from gensys.data.place import LocalPlace, open_place
@@ -178,6 +180,18 @@ def test_the_primitives(where):
     assert sorted(place.list("x")) == ["x/zarr.json"]
     with pytest.raises(FileNotFoundError):
         place.read("x/a")
+
+
+def test_the_command_line_verifies_a_bucket(bucket):
+    where = f"{bucket}/{uuid.uuid4().hex}/s.zarr"
+    produce(where)
+    Store.open(where).place.remove(["label/c.3"])
+    result = CliRunner().invoke(verify, [where])
+    assert f"{where}: 1 problem" in result.output
+    assert f"gensys verify {where} --repair" in result.output
+    assert "taken back: 1 shard." in CliRunner().invoke(verify, [where, "--repair"]).output
+    assert produce(where) == 1
+    assert f"{where}: 35 rows in 9 shards, all well (sealed)" in CliRunner().invoke(verify, [where]).output
 
 
 def test_processes_that_race_for_a_bucket(bucket, truth):
