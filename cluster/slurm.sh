@@ -49,11 +49,16 @@ if ((waited >= 120)); then
   exit 1
 fi
 
-# Two minutes before the time is over Slurm sends TERM to this shell, which hands it on: gensys saves and leaves.
+# Two minutes before the time is over Slurm sends TERM to this shell (--signal above), which hands it on: gensys saves at
+# the end of the step and leaves with 143. Then the job goes back into the queue, and the same command goes on.
 "$@" &
 command=$!
-trap 'kill -TERM "$command"' TERM
+warned=0
+trap 'warned=1; kill -TERM "$command"' TERM
 status=0
 wait "$command" || status=$?
 while kill -0 "$command" 2>/dev/null; do wait "$command" || status=$?; done
+if ((warned && status == 143)) && ! scontrol requeue "$SLURM_JOB_ID"; then
+  echo "slurm.sh: Slurm did not take the job back: submit it again, it goes on where it was stopped" >&2
+fi
 exit "$status"

@@ -91,6 +91,13 @@ class Generative(nn.Module, ABC):
 
     players: the names of those who are trained, in order, within one step. Most families have one, ("model",); a
     game lists its turns, for example ("critic",) * 5 + ("generator",). `loss` is asked once for every turn.
+
+    State that `loss` changes besides the weights (running statistics, a codebook's averages, a flag) belongs into
+    persistent buffers. Where a step is computed in several parts, by one worker or many, each part starts from the old
+    value, and new = old + mean over the parts of (the part's - old); so what counts data must be floating-point, and
+    whole numbers must change alike in all parts. What is set when data are first seen (ActNorm) may be set in `loss`:
+    in such a run `loss` is computed once more before the first step, on the first part, and all workers get the result.
+    A turn that the engine refuses leaves buffers as they were.
     """
 
     players: ClassVar[tuple[str, ...]] = ("model",)

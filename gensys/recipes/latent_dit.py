@@ -67,6 +67,13 @@ def latent_dit(
         source=source,
         rows=split(source)[0],
         build=build,
-        settings=Settings(batch=batch, budget=budget_of(budget), optim=Optim(lr=lr), precision=precision, seed=seed),
+        settings=Settings(
+            batch=batch,
+            budget=budget_of(budget),
+            optim=Optim(lr=lr),
+            precision=precision,
+            seed=seed,
+            spike=20.0,  # norms of a healthy run stay below 1.3 times their median
+        ),
         retune=frozenset({"solver", "steps", "shift", "guidance", "guide_from", "guide_to"}),
     )

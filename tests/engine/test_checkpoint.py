@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -17,7 +18,9 @@ from torch import nn
 
 from gensys import durable
 from gensys.engine.checkpoint import (
+    Saver,
     State,
+    best,
     checkpoint_tensors,
     fault,
     load_optimizer,
@@ -319,3 +322,132 @@ def test_nothing_of_a_checkpoint_is_a_pickle(tmp_path):
     assert set(json.loads((made / "COMMITTED").read_text())) == {file.name for file in made.iterdir()} - {"COMMITTED"}
     shutil.rmtree(made)
     assert newest(tmp_path) is None
+
+
+# -------------------------------------------------------------------------------------------------- in the background
+
+
+def plain(value):
+    model = nn.Linear(3, 3)
+    with torch.no_grad():
+        model.weight.fill_(value)
+    return model
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """What is written is what was there when it was asked for, and it is committed when the block has ended."""
+    gate, real = threading.Event(), durable.write
+
+    def write(path, data):
+        assert gate.wait(60)
+        real(path, data)
+
+    monkeypatch.setattr(durable, "write", write)
+    model = plain(1.0)
+    with Saver(tmp_path, 2) as saver:
+        saver.save(checkpoint_tensors(model, model, {}), State(1))
+        with torch.no_grad():
+            model.weight.fill_(2.0)
+        saver.check()
+        assert saver.busy
+        assert newest(tmp_path) is None
+        gate.set()
+    load_weights(model, newest(tmp_path) / "model.safetensors")
+    assert (model.weight == 1.0).all()
+
+
+def test_the_memory_of_a_copy_is_used_again(tmp_path):
+    model = plain(0.0)
+    with Saver(tmp_path, 9) as saver:
+        places = []
+        for step in (1, 2, 3):
+            with torch.no_grad():
+                model.weight.fill_(step)
+            saver.save(checkpoint_tensors(model, model, {}), State(step))
+            places.append({key: value.data_ptr() for key, value in saver._memory.items()})
+    assert places[0] == places[1] == places[2]
+    for directory in tmp_path.iterdir():
+        load_weights(model, directory / "average.safetensors")
+        assert (model.weight == int(directory.name)).all()
+
+
+def test_what_goes_wrong_in_the_background_is_raised(tmp_path, monkeypatch):
+    model = plain(0.0)
+    tensors = checkpoint_tensors(model, model, {})
+    with Saver(tmp_path, 2) as saver:
+        saver.save(tensors, State(1))
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(durable, "write", full)
+    with Saver(tmp_path, 2) as saver:
+        saver.save(tensors, State(2))
+        while saver.busy:
+            time.sleep(0.01)
+        with pytest.raises(GensysError, match="the disk is full"):
+            saver.check()
+    with pytest.raises(GensysError, match="the disk is full"), Saver(tmp_path, 2) as saver:
+        saver.save(tensors, State(2))
+
+    def both():
+        with Saver(tmp_path, 2) as saver:
+            saver.save(tensors, State(2))
+            raise KeyError("something else")
+
+    with pytest.raises(KeyError) as caught:
+        both()
+    assert "the disk is full" in caught.value.__notes__[0]
+    assert newest(tmp_path).name == "00000001"
+
+
+# ------------------------------------------------------------------------------------------- the best, and what is told
+
+
+def test_the_best_one_is_kept_beside_the_newest(tmp_path):
+    for step, score in enumerate([5.0, 3.0, 4.0, None, 3.0, 6.0, 7.0, 8.0], start=1):
+        save(tmp_path, step, score=score)
+    assert sorted(int(d.name) for d in tmp_path.iterdir()) == [5, 7, 8]  # of two that are as good, the newer
+    assert best(tmp_path).name == "00000005"
+    assert newest(tmp_path).name == "00000008"
+    save(tmp_path, 9, score=1.0)
+    assert sorted(int(d.name) for d in tmp_path.iterdir()) == [8, 9]
+    assert best(tmp_path).name == "00000009"
+
+
+def test_without_scores_there_is_no_best(tmp_path):
+    save(tmp_path, 1)
+    assert best(tmp_path) is None
+    assert best(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (flipped, "average.safetensors is damaged"),
+        (missing, "model.safetensors is missing"),
+        (torn_marker, "COMMITTED is damaged"),
+        (without_marker, "its saving did not end"),
+    ],
+)
+def test_damage_is_told_with_what_is_used_instead(tmp_path, damage, why):
+    save(tmp_path, 1, score=2.0)
+    two = save(tmp_path, 2, score=1.0)
+    damage(two)
+    for choose in (newest, best):
+        said = []
+        assert choose(tmp_path, said.append).name == "00000001"
+        assert said == [f"the checkpoint {str(two)!r} is passed over, as {why}: that of step 1 is used instead"]
+    damage(tmp_path / "00000001")
+    said = []
+    assert newest(tmp_path, said.append) is None
+    assert len(said) == 2
+    assert said[0].endswith("there is no other to use instead")
+
+
+def test_a_damaged_best_does_not_displace_a_whole_one(tmp_path):
+    save(tmp_path, 1, score=2.0)
+    flipped(save(tmp_path, 2, score=1.0))
+    for step in (3, 4, 5):
+        save(tmp_path, step, score=9.0)
+    assert best(tmp_path).name == "00000001"

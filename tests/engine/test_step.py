@@ -366,7 +366,6 @@ if size > 1:
     every = [torch.empty_like(flat) for _ in range(size)]
     dist.all_gather(every, flat)
     assert all(torch.equal(flat, other) for other in every), "the workers' weights or buffers differ"
-    dist.destroy_process_group()
 """
 
 
@@ -380,7 +379,7 @@ def together(folder, size, parts):
         subprocess.Popen([*command, *map(str, (rank, size, parts))], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(size)
     ]
-    said = [process.communicate(timeout=240)[1] for process in crew]
+    said = [process.communicate(timeout=600)[1] for process in crew]
     assert [process.returncode for process in crew] == [0] * size, said
     return bits(folder)
 
