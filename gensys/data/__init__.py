@@ -15,4 +15,8 @@ store.py    the sharded Zarr store: one atomic, repeatable commit per shard
 layout.py   how that store lies on the disk
 verify.py   what can be wrong with it
 latents.py  a store of latents as a source
+manifest.py what every row of a latent store is to hold
+encoding.py one encoding: the plan, its prediction, updates of stores
+text.py     embeddings of captions beside a latent store
+info.py     what a store is and how far it is
 """
