@@ -19,12 +19,12 @@ _TAIL = 1 << 16  # bytes: far more than one line
 
 
 def read(folder: Path) -> list[dict[str, float]]:
-    """All lines of a run's metrics.jsonl; a last line that was torn by a kill is left out."""
+    """All lines of a run's metrics.jsonl; a last line that was torn by a kill, or a damaged one, is left out."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]  # a whole line ends with a newline
-    return [json.loads(line) for line in lines if line]
+    lines = path.read_text(errors="replace").split("\n")[:-1]  # a whole line ends with a newline
+    return [line for text in lines if (line := _parsed(text)) is not None]
 
 
 def last(folder: Path) -> dict[str, float] | None:
@@ -35,7 +35,16 @@ def last(folder: Path) -> dict[str, float] | None:
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - _TAIL))
         lines = file.read().decode(errors="replace").split("\n")[:-1]
-    return json.loads(lines[-1]) if len(lines) > 1 or (lines and lines[0].startswith("{")) else None
+    return _parsed(lines[-1]) if lines else None
+
+
+def _parsed(text: str) -> dict[str, float] | None:
+    """A line as it was written; None for what is none: a log that is damaged must not end a run."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and "step" in line else None
 
 
 class Log:
