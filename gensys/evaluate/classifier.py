@@ -18,10 +18,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from gensys import durable
 from gensys.evaluate.checks import check_images, check_labels, one_thread
 from gensys.nn.lenet import LeNet
 from gensys.noise import Noise, Stream
@@ -193,16 +195,14 @@ def _replace(path: Path, write: Callable[[str], object]) -> None:
 
 
 def _load(folder: Path, key: str, channels: int, classes: int) -> Judge | None:
-    """The judge that was saved under `key`, or None. The json is written last: if it is there, all is."""
-    described, weights = folder / f"{key}.json", folder / f"{key}.safetensors"
-    if not described.exists():
-        return None
-    meta = json.loads(described.read_text())
+    """The judge that was saved under `key`; None if there is none, or a damaged one: it is then trained again."""
     classifier = LeNet(channels, classes)
-    classifier.load_state_dict(load_file(weights))
-    if weights_hash(classifier) != meta["weights"]:
-        raise ValueError(f"'folder': the weights in {weights} are not those that {described} names; delete both")
-    return Judge(classifier.eval(), **meta)
+    try:
+        meta = durable.without_digest(json.loads((folder / f"{key}.json").read_bytes()))
+        classifier.load_state_dict(load_file(folder / f"{key}.safetensors"))
+        return Judge(classifier.eval(), **meta) if weights_hash(classifier) == meta["weights"] else None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):  # RuntimeError: other tensors
+        return None
 
 
 def saved(folder: Path | str, weights: str) -> LeNet:
@@ -257,6 +257,5 @@ def judge(
     state = {name: tensor.cpu() for name, tensor in classifier.state_dict().items()}
     _replace(folder / f"{key}.safetensors", lambda name: save_file(state, name))
     meta = {field.name: getattr(trained, field.name) for field in fields(trained) if field.name != "classifier"}
-    text = json.dumps(meta, indent=1, sort_keys=True)
-    _replace(folder / f"{key}.json", lambda name: Path(name).write_text(text))
+    durable.replace(folder / f"{key}.json", durable.with_digest(meta))
     return trained

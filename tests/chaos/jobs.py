@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 RAY = {
     # Ray's own patience with a coordinator that is gone is a minute
     "RAY_gcs_rpc_server_reconnect_timeout_s": "6",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_register_timeout_seconds": "300",  # Ray ends a worker that a busy machine does not start in a minute
 }
 
 

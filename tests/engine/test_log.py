@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gensys.engine.log import Log, read
+from gensys.engine.log import Log, last, read
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
@@ -54,3 +54,13 @@ def test_a_fresh_start_keeps_no_line(tmp_path):
     write(tmp_path, [1], start=0)
     assert [line["step"] for line in read(tmp_path)] == [1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+@pytest.mark.parametrize("damage", [b"{\xff", b"[]", b"", b'{"loss": 1.0}'])
+def test_a_damaged_line_is_left_out(tmp_path, damage):
+    write(tmp_path, [1, 2, 3])
+    lines = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
+    assert [line["step"] for line in read(tmp_path)] == [1, 3]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], damage, b""]))
+    assert last(tmp_path) is None
