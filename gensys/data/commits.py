@@ -83,7 +83,8 @@ class Commits:
         try:
             record = json.loads(self._place.read(name))
             sizes = {len(bytes.fromhex(d)) for d in record["digests"].values()}
-            if set(record["digests"]) == set(self._names) and sizes == {DIGEST_BYTES} and record["fingerprint"]:
+            named = set(record["digests"]) == set(self._names) and sizes == {DIGEST_BYTES} and record["fingerprint"]
+            if named and record == {**self._of(shard, record["digests"]), "fingerprint": record["fingerprint"]}:
                 return record
         except FileNotFoundError:
             return None
@@ -91,7 +92,7 @@ class Commits:
             raise StoreError(
                 f"the commit marker {name!r} of {str(self._place)!r} is damaged ({error}): repair"
             ) from error
-        raise StoreError(f"{which} names other arrays: repair the store")
+        raise StoreError(f"{which} names other arrays, or is of another shard: repair the store")
 
     def publish(self, shard: int, digests: Mapping[str, str]) -> bool:
         """Commit a shard, whose files are there; False if it was committed before, perhaps to something else."""
