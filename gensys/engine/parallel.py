@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["World", "broadcast_weights", "exact_mean", "packed", "subtrees", "summed", "unpacked"]
+__all__ = ["World", "broadcast_weights", "exact_mean", "is_sharded", "packed", "subtrees", "summed", "unpacked"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,13 @@ def exact_mean(values: Iterable[Tensor], count: int, world: World) -> Tensor:
 
 
 def broadcast_weights(model: nn.Module, world: World) -> None:
-    """Give every worker the weights of worker 0."""
+    """Give every worker the weights of worker 0, but for those that are sharded."""
     if world.size > 1:
         for tensor in model.state_dict().values():
-            dist.broadcast(tensor, 0)
+            if not is_sharded(tensor):
+                dist.broadcast(tensor, 0)
+
+
+def is_sharded(value: Tensor) -> bool:
+    """Whether it is a DTensor, whose module is imported only where weights are sharded, as that takes a while."""
+    return hasattr(value, "full_tensor")

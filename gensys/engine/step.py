@@ -11,7 +11,7 @@ from gensys.core import Batch, Generative
 from gensys.engine.buffers import Buffers
 from gensys.engine.checkpoint import State
 from gensys.engine.guard import Guard
-from gensys.engine.parallel import World, broadcast_weights, exact_mean, packed, summed, unpacked
+from gensys.engine.parallel import World, broadcast_weights, exact_mean, is_sharded, packed, summed, unpacked
 from gensys.engine.precision import autocast
 from gensys.engine.settings import Settings
 from gensys.noise import Noise
@@ -54,6 +54,7 @@ class Turns:
             compute = self._exact_gradients if self._settings.parts else self._gradients
             found = compute(player, parameters, rows, state.step, old)
             norm = nn.utils.clip_grad_norm_(parameters, self._settings.clip)
+            norm = norm.full_tensor() if is_sharded(norm) else norm  # pyright: ignore[reportAttributeAccessIssue]
             if self.guard.passes(player, float(norm)):
                 optimizer.step()
             else:
@@ -114,8 +115,9 @@ class Turns:
                 changes.append(self._buffers.change(old))
                 change = change + changes[-1] * weight if k else changes[-1] * weight
         if self._world.size > 1:
-            flat = summed(packed(parameters, *terms.values(), change), self._world)
-            means, change = unpacked(parameters, flat).tensor_split([len(terms)])
+            whole = [p for p in parameters if not is_sharded(p)]  # those of others were added in the backward pass
+            flat = summed(packed(whole, *terms.values(), change), self._world)
+            means, change = unpacked(whole, flat).tensor_split([len(terms)])
             terms = dict(zip(terms, means, strict=True))
         if changes:
             self._buffers.add(old, change, changes)
