@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from gensys import durable
+from gensys.engine.parallel import is_sharded
 from gensys.errors import CheckpointError
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "read_state",
     "save_checkpoint",
     "whole",
+    "whole_tensors",
 ]
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -83,11 +85,20 @@ def load_optimizer(optimizers: Mapping[str, torch.optim.Optimizer], directory: P
     for player, optimizer in optimizers.items():
         state = optimizer.state_dict()
         state["state"] = {}
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
         for name, value in tensors.items():
             owner, index, key = name.split("/")
             if owner == player:
-                state["state"].setdefault(int(index), {})[key] = value
+                state["state"].setdefault(int(index), {})[key] = _like(value, weights[int(index)])
         optimizer.load_state_dict(state)
+
+
+def _like(value: Tensor, weight: Tensor) -> Tensor:
+    if not is_sharded(weight):
+        return value
+    from gensys.engine.sharding import like
+
+    return like(value, weight)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -105,14 +116,23 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def checkpoint_tensors(
-    model: nn.Module, average: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+    model: nn.Module, average: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], keep: bool = True
 ) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint holds; the tensors are those of the model, not copies."""
+    """What a checkpoint holds; the tensors are those of the model, not copies. keep: see `whole_tensors`."""
     return {
-        "model.safetensors": model.state_dict(),
-        "average.safetensors": average.state_dict(),
-        "optim.safetensors": _optimizer_tensors(optimizers),
+        "model.safetensors": whole_tensors(model.state_dict(), keep),
+        "average.safetensors": whole_tensors(average.state_dict(), keep),
+        "optim.safetensors": whole_tensors(_optimizer_tensors(optimizers), keep),
     }
+
+
+def whole_tensors(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Sharded tensors made whole, which all workers have to do together; without `keep` they are let go again."""
+    if not any(map(is_sharded, tensors.values())):
+        return tensors
+    from gensys.engine.sharding import gathered
+
+    return gathered(tensors, keep)
 
 
 def save_checkpoint(root: Path, tensors: Tensors, state: State, keep: int) -> Path:

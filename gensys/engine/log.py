@@ -1,8 +1,9 @@
 """The log of a run: metrics.jsonl for programs, TensorBoard's event files for people.
 
 metrics.jsonl is the truth: one JSON object a line, in the order of steps. Resuming cuts what was logged after the
-checkpoint, so a killed and resumed run leaves the same lines as an undisturbed one. What is known of a
-checkpoint (val_loss) has a line of its own, as checkpoints come by the clock.
+checkpoint, so a killed and resumed run leaves the same lines as an undisturbed one, but for `seconds`, `workers` and
+`restarts`, which say how it went. What is known of a checkpoint (val_loss) has a line of its own, as checkpoints come
+by the clock.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gensys.core import Batch, Generative
 from gensys.engine import ema
@@ -25,15 +25,16 @@ from gensys.engine.checkpoint import (
     load_weights,
     newest,
     read_state,
+    whole_tensors,
 )
 from gensys.engine.log import Log
 from gensys.engine.optim import adamw, rate
 from gensys.engine.parallel import World, broadcast_weights
-from gensys.engine.precision import autocast
+from gensys.engine.precision import autocast, resolve
 from gensys.engine.recompute import recompute_blocks
 from gensys.engine.settings import Budget, Settings
 from gensys.engine.step import Turns, moved, part
-from gensys.errors import TrainingError
+from gensys.errors import ConfigError, TrainingError
 from gensys.noise import Noise
 
 __all__ = ["Budget", "Progress", "Settings", "train"]
@@ -63,6 +64,7 @@ def train(
     score: Callable[[Generative], float] | None = None,
     watch: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    shard: bool = False,
 ) -> State:
     """Train until the budget is spent or `stop` says so; resumes from the newest whole checkpoint in `folder`.
 
@@ -74,14 +76,21 @@ def train(
     still being written is put off until that is done, but for save_every = 0, which waits and saves at every step. The
     last one of a run is waited for.
 
+    shard: weights, average and optimizers are shared out among the workers, see gensys/engine/sharding.py; the
+    checkpoints are the same, so a run may go on either way.
+
     All randomness is counter-based, so step k is the same whether or not the run was interrupted before it. A step that
     the guard refuses (gensys/engine/guard.py) changes no weight; the log counts such steps as `skipped`.
 
     Raises: TrainingError, which names the samples, when every step is refused, or when a weight is not finite; what
     went wrong as a checkpoint was written, at the next step.
     """
+    if shard and settings.parts:
+        raise ConfigError(
+            f"sharded weights cannot be trained in parts ({settings.parts}): their gradients are added in an order "
+            f"that depends on the number of workers; choose one of --exact and --shard-weights"
+        )
     model.to(device)
-    optimizers = {name: adamw(model.parameters_of(name), settings.optim) for name in dict.fromkeys(model.players)}
     average = ema.shadow(model)
     gamma = ema.exponent(settings.ema)
     chief = world.rank == 0
@@ -90,11 +99,21 @@ def train(
     if (found := newest(folder / "checkpoints")) is not None:
         load_weights(model, found / "model.safetensors")
         load_weights(average, found / "average.safetensors")
-        load_optimizer(optimizers, found)
         state = read_state(found)
     broadcast_weights(model, world)
     if settings.recompute:
         recompute_blocks(model)
+    shown = average  # what is drawn and scored, by the chief: whole
+    if shard:
+        from gensys.engine.sharding import shard_weights
+
+        broadcast_weights(average, world)
+        shown = ema.shadow(average) if chief else average
+        for copy in (model, average):
+            shard_weights(copy, world, device, bf16=resolve(settings.precision) == "bf16")
+    optimizers = {name: adamw(model.parameters_of(name), settings.optim) for name in dict.fromkeys(model.players)}
+    if found is not None:
+        load_optimizer(optimizers, found)
     turns = Turns(model, optimizers, settings, state.norms, world, device)
 
     log = Log(folder, state.step) if chief else None
@@ -106,18 +125,25 @@ def train(
     try:
         with Saver(folder / "checkpoints", settings.keep) as saver:
             if chief and preview and state.step == 0:
-                preview(average, 0)
+                preview(shown, 0)
             while not state.finished:
                 saver.check()
-                seconds, wish = _agree(time.perf_counter() - clock, stop is not None and stop(), world, device)
+                wishes = stop is not None and stop(), saver.busy
+                seconds, wish, busy = _agree(time.perf_counter() - clock, *wishes, world, device)
                 state = replace(state, seconds=seconds)
                 fraction = settings.budget.progress(state)
                 state = replace(state, finished=fraction >= 1.0)
                 leaving = state.finished or wish
-                due = seconds - saved_at >= settings.save_every and not (saver.busy and settings.save_every)
+                due = seconds - saved_at >= settings.save_every and not (busy and settings.save_every)
                 saving = leaving or due
+                picturing = state.finished or fraction >= pictured + 1 / settings.previews
+                if shard and (saving or picturing):
+                    weights = whole_tensors(average.state_dict(), keep=chief)
+                    if chief:
+                        shown.load_state_dict(weights)
 
                 clocks = {"images": state.images, "seconds": round(seconds, 3)}
+                clocks |= {"workers": world.size, "restarts": world.restarts}
                 every = state.step % settings.log_every == 0 or state.step == 1 or state.finished
                 if log and every and state.step > logged:
                     logged = state.step
@@ -125,16 +151,20 @@ def train(
                     log.write(state.step, {**values, "lr": lr, **clocks})
                     if watch:
                         watch(Progress(state, fraction, values.get("loss", float("nan"))))
-                if log and saving:
+                if saving:
                     saved_at = seconds
-                    _require_finite(model, state.step)
-                    state = replace(state, score=_finite(score(average) if score else None), norms=turns.guard.norms())
-                    if state.score is not None and state.step > begun:
-                        log.write(state.step, {"val_loss": state.score, **clocks})
-                    saver.save(checkpoint_tensors(model, average, optimizers), state)
-                if chief and preview and (state.finished or fraction >= pictured + 1 / settings.previews):
+                    tensors = checkpoint_tensors(model, average, optimizers, keep=chief)
+                    _require_finite(tensors["model.safetensors"], state.step)
+                    if log:
+                        value = _finite(score(shown) if score else None)
+                        state = replace(state, score=value, norms=turns.guard.norms())
+                        if value is not None and state.step > begun:
+                            log.write(state.step, {"val_loss": value, **clocks})
+                        saver.save(tensors, state)
+                if picturing:
                     pictured = fraction
-                    preview(average, state.step)  # after saving: a picture that fails must not cost the weights
+                if picturing and chief and preview:
+                    preview(shown, state.step)  # after saving: a picture that fails must not cost the weights
                 if leaving:
                     break
 
@@ -143,7 +173,8 @@ def train(
                 terms, sound = turns.step(rows, state, lr)
                 bad = 0 if sound else bad + 1
                 if bad == _PATIENCE:
-                    raise TrainingError(_accusation(model, rows, settings, state.step, device))
+                    rounds = -(-settings.batch // world.size) if shard else rows.ids.shape[0]
+                    raise TrainingError(_accusation(model, rows, rounds, settings, state.step, device))
                 skipped = state.skipped + (not sound)
                 state = replace(state, step=state.step + 1, images=state.images + settings.batch, skipped=skipped)
                 ema.update(average, model, state.step, gamma)
@@ -169,9 +200,9 @@ def _numbers(terms: Mapping[str, Tensor], state: State, bad: int) -> dict[str, f
     return {**finite, "skipped": float(state.skipped)} if state.skipped else finite
 
 
-def _require_finite(model: nn.Module, step: int) -> None:
+def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
     """No checkpoint may hold weights that are not numbers: a run could never go on from it."""
-    for name, value in model.state_dict().items():
+    for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise TrainingError(f"the weights {name!r} are not finite at step {step}: {_REMEDY}; {_KEPT}")
 
@@ -180,18 +211,21 @@ _REMEDY = "lower 'lr', or train with precision=fp32"
 _KEPT = "the checkpoints before this step are kept"
 
 
-def _accusation(model: Generative, rows: Batch, settings: Settings, step: int, device: torch.device) -> str:
+def _accusation(
+    model: Generative, rows: Batch, rounds: int, settings: Settings, step: int, device: torch.device
+) -> str:
     """The message of a run that gives up: which samples of its last batch have a loss that is not finite by itself, or
-    if there is none, the largest loss."""
+    if there is none, the largest loss. rounds: forward passes, as many on all workers if sharded."""
     count = rows.ids.shape[0]
     model.eval()  # one row has no statistics of its own for a batch normalisation
     losses: list[tuple[float, int]] = []
-    for k in range(count):
-        row = part(rows, k, count)
+    for k in range(rounds):
+        row = part(rows, min(k, count - 1), count)
         with autocast(settings.precision, device):
             totals = [float(model.loss(row, Noise(settings.seed, row.ids, step), player).total.detach())
                       for player in dict.fromkeys(model.players)]  # fmt: skip
         losses.append((max(totals) if all(map(math.isfinite, totals)) else math.inf, int(row.ids[0])))
+    losses = losses[:count]
     guilty = [i for loss, i in losses if loss == math.inf]
     before = f"the {_PATIENCE - 1} steps before, which were skipped"
     if guilty or not settings.spike:
@@ -215,10 +249,11 @@ def _accusation(model: Generative, rows: Batch, settings: Settings, step: int, d
     )
 
 
-def _agree(seconds: float, wish: bool, world: World, device: torch.device) -> tuple[float, bool]:
-    """The longest clock and whether anyone wants to stop: every worker leaves at the same step, at the same rate."""
+def _agree(seconds: float, wish: bool, busy: bool, world: World, device: torch.device) -> tuple[float, bool, bool]:
+    """The longest clock, whether anyone wants to stop, and whether anyone still saves: every worker leaves, and gives
+    what it has to a checkpoint, at the same step."""
     if world.size == 1:
-        return seconds, wish
-    both = torch.tensor([seconds, float(wish)], dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
-    return float(both[0]), bool(both[1])
+        return seconds, wish, busy
+    all_three = torch.tensor([seconds, float(wish), float(busy)], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(all_three, torch.distributed.ReduceOp.MAX)
+    return float(all_three[0]), bool(all_three[1]), bool(all_three[2])
