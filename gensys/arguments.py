@@ -13,7 +13,17 @@ from gensys.catalogue import comments, source_of
 from gensys.errors import ConfigError
 from gensys.run import RunFolder, nearest, recipes
 
-__all__ = ["RUNS", "Place", "RecipeName", "SeedRange", "StorePlace", "absolute", "complete_knob", "overrides"]
+__all__ = [
+    "RUNS",
+    "CrewSize",
+    "Place",
+    "RecipeName",
+    "SeedRange",
+    "StorePlace",
+    "absolute",
+    "complete_knob",
+    "overrides",
+]
 
 RUNS = Path("runs")
 
@@ -76,6 +86,23 @@ def complete_knob(ctx: click.Context, param: click.Parameter, incomplete: str) -
         return []
     source, function = source_of(recipe)
     return [CompletionItem(f"{n}=", help=h) for n, h in comments(source, function).items() if n.startswith(incomplete)]
+
+
+class CrewSize(click.ParamType):
+    """N workers, or MIN:MAX, as many as there is room for: (least, most), least = 0 for a number that stays."""
+
+    name = "workers"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "N|MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        least, colon, most = str(value).rpartition(":")
+        if not most.isdecimal() or (colon and not (least.isdecimal() and 1 <= int(least) <= int(most))):
+            return self.fail(f"{value!r} is neither a number of workers, as 2, nor a range, as 1:4", param, ctx)
+        return int(least or 0), int(most)
 
 
 class SeedRange(click.ParamType):

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gensys.pipelines.crew import Workers
 from gensys.pipelines.encode import encode
 from gensys.pipelines.evaluate import evaluate
 from gensys.pipelines.pool import Pool
 from gensys.pipelines.sample import sample
 from gensys.pipelines.session import Session
-from gensys.pipelines.train import Workers, train
+from gensys.pipelines.train import train
 
 from gensys.data.sources import open_source, split
 from gensys.data.store import Store

@@ -9,48 +9,33 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
-from gensys.pipelines.pool import BLOCK, device
-from gensys.pipelines.session import Session, stand_in
-from ray.exceptions import RayTaskError
+from gensys.pipelines.crew import Workers, show
+from gensys.pipelines.work import ORDERS, batches, work
 
 from gensys import durable
-from gensys.core import Batch, Codec, Generative
-from gensys.data import order
+from gensys.core import Codec
 from gensys.data.latents import LatentSource
-from gensys.data.prefetch import prefetch
 from gensys.data.quarantine import check_quarantine, record, told, without
-from gensys.data.sources import split
-from gensys.doctor import cores, environment
-from gensys.engine import log
+from gensys.doctor import environment
 from gensys.engine.checkpoint import State, newest, read_state
-from gensys.engine.loop import Progress
-from gensys.engine.loop import train as fit
 from gensys.engine.parallel import World
 from gensys.engine.precision import resolve
-from gensys.engine.validation import validation_loss
-from gensys.errors import ConfigError, GensysError, RunError, Terminated, TrainingError
+from gensys.errors import ConfigError, RunError, Terminated
 from gensys.noise import Noise
-from gensys.preview import draw
 from gensys.progress import Phase, Screen
-from gensys.run import Run, RunFolder, Spec, normalisation_of, open_codec
+from gensys.run import RunFolder, Spec, normalisation_of, open_codec
 
-__all__ = ["Workers", "plan", "train"]
-
-_ORDERS = ("job.json", "STOP", "FAILED")  # how the driver and the workers talk
-_HELD_OUT = 512  # rows that a checkpoint is judged on: about four steps of work, as often as one is saved
-_POLL = 0.25  # seconds between looks at the log of remote workers
+__all__ = ["plan", "train"]
 
 
 def plan(spec: Spec, workers: int) -> dict[str, object]:
@@ -62,8 +47,7 @@ def plan(spec: Spec, workers: int) -> dict[str, object]:
     damaged = check_quarantine(run.source, spec.damaged)
     run = replace(run, rows=without(run.rows, damaged))
     parameters = sum(p.numel() for p in model.parameters())
-    batches = _batches(run, World())
-    first = batches(0)
+    first = batches(run, World())(0)
     seconds = 0.0
     for _ in range(3):  # the first is slow: allocation and kernel selection
         begun = time.perf_counter()
@@ -92,62 +76,7 @@ def plan(spec: Spec, workers: int) -> dict[str, object]:
     }
 
 
-def _batches(run: Run, world: World) -> Callable[[int], Batch]:
-    """step -> this worker's part of the global batch: a function of (seed, step) and the worker's place."""
-    settings, n = run.settings, len(run.rows)
-
-    def batch(step: int) -> Batch:
-        rows = world.share(run.rows[order.rows(settings.seed, step, settings.batch, n)], settings.parts)
-        return run.source.batch(rows, Noise(settings.seed, rows, step))
-
-    return batch
-
-
-def _score(run: Run, model: Generative) -> Callable[[Generative], float] | None:
-    """How good averaged weights are: their loss on rows that are held out, evenly spaced, the same for every run.
-
-    None for a game, whose losses say nothing of the kind, and where no row is held out.
-    """
-    rows = split(run.source)[1]
-    rows = rows[~torch.isin(rows, run.rows)]
-    rows = rows[:: max(1, len(rows) // _HELD_OUT)][:_HELD_OUT]
-    if not len(rows) or len(set(model.players)) > 1:
-        return None
-
-    def score(average: Generative) -> float:
-        blocks = (run.source.batch(block, Noise(0, block)) for block in rows.split(BLOCK))
-        return validation_loss(average, blocks, run.settings.precision, device())
-
-    return score
-
-
-def _work(
-    folder: RunFolder, spec: Spec, world: World, watch: Callable[[Progress], None] | None, stop: Callable[[], bool]
-) -> State:
-    """What every worker does, in whichever process."""
-    run = spec.load()
-    run = replace(run, rows=without(run.rows, folder.quarantined()))
-    torch.manual_seed(run.settings.seed)  # the initial weights
-    model = spec.model(run)
-
-    def preview(average: Generative, step: int) -> None:
-        draw(average, run, folder.path / "samples" / f"{step:08d}.png")
-
-    return fit(
-        model,
-        prefetch(_batches(run, world)),
-        run.settings,
-        folder.path,
-        world=world,
-        device=device(),
-        preview=preview,
-        score=_score(run, model),
-        watch=watch,
-        stop=stop,
-    )
-
-
-def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: Screen) -> Spec:
+def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, shard: bool, screen: Screen) -> Spec:
     """Create the folder, or check that it may be resumed. Returns the spec with the precision decided.
 
     What cannot work is refused here, before anything is written: knobs that do not fit, a codec that is gone.
@@ -158,6 +87,11 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, screen: S
         spec = spec.with_knobs({"precision": begun["knobs"].get("precision") or resolve("auto")})
     damaged = begun["damaged"] if spec.damaged is None else spec.damaged
     spec = replace(spec, parts=spec.parts or begun["parts"], damaged=damaged)
+    if shard and (spec.parts or not workers):
+        raise ConfigError(
+            "--shard-weights is for --workers of 1 or more without --exact: gradients of shards are added in an order "
+            "that depends on the number of workers"
+        )
     run = spec.load()
     model = spec.model(run)
     units, named = (spec.parts, "parts (--exact)") if spec.parts else (run.settings.batch, "rows")
@@ -220,7 +154,7 @@ def _clear(folder: RunFolder) -> None:
     for name in ("checkpoints", "tensorboard", "samples", "ray", "judge", "latents.zarr", "samples.zarr"):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
-    kept = ("run.json", "env.json", "metrics.jsonl", "log.txt", *_ORDERS)
+    kept = ("run.json", "env.json", "metrics.jsonl", "log.txt", *ORDERS)
     drawn = ("samples.png", "reconstructions.png", "trajectory.png", "evaluation.json", "stages.json", "report.html")
     for name in (*kept, *drawn):
         (folder.path / name).unlink(missing_ok=True)
@@ -256,16 +190,20 @@ def train(
     screen: Screen,
     crew: Workers | None = None,
     threads: int | None = None,
+    least: int = 0,
+    shard: bool = False,
 ) -> State:
     """Train, or resume, the run in `folder`.
 
     workers: 0 = in this process, on `threads` threads (None = torch's default). crew: workers that are waiting already.
+    least: as many workers as there is room for, from `least` to `workers`; 0 = all of them, or none. shard: whether new
+    workers share out the weights, see gensys/engine/sharding.py.
 
     Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved, and the
     Terminated kind of it after SIGTERM.
     """
     with _alone(folder):
-        spec = _prepare(folder, spec, workers, fresh, screen)
+        spec = _prepare(folder, spec, workers, fresh, shard, screen)
         at = newest(folder.path / "checkpoints", screen.line)
         if at is not None:
             state = read_state(at)
@@ -278,7 +216,12 @@ def train(
                 if workers == 0 and crew is None:
                     state = _here(folder, spec, phase, lambda: bool(asked), threads)
                 else:
-                    state = _on_workers(folder, spec, phase, lambda: bool(asked), crew, workers)
+                    used = crew or Workers(workers, folder, least=least, shard=shard)
+                    try:
+                        state = used.train(spec, phase, lambda: bool(asked))
+                    finally:
+                        if crew is None:
+                            used.close()
             if asked and not state.finished:
                 raise asked[0]
     return state
@@ -289,156 +232,9 @@ def _here(folder: RunFolder, spec: Spec, phase: Phase, asked: Callable[[], bool]
     before = torch.get_num_threads()
     torch.set_num_threads(1 if spec.parts else threads or before)  # the number of threads can change the bits too
     try:
-        return _work(folder, spec, World(), lambda p: _show(phase, p.state, p.fraction, p.loss), asked)
+        return work(folder, spec, World(), lambda p: show(phase, p.state, p.fraction, p.loss), asked)
     finally:
         torch.set_num_threads(before)
-
-
-def _on_workers(
-    folder: RunFolder, spec: Spec, phase: Phase, asked: Callable[[], bool], crew: Workers | None, workers: int
-) -> State:
-    """Train on Ray's workers: those that wait already, or new ones."""
-    used = crew or Workers(workers, folder)
-    try:
-        return used.train(spec, phase, asked)
-    finally:
-        if crew is None:
-            used.close()
-
-
-def _show(phase: Phase, state: State, fraction: float, loss: float) -> None:
-    """Throughput and the time left count from the first step that is seen: starting up is not training."""
-    if phase.done == 0.0:
-        phase.start(fraction, state.images)
-    phase.update(fraction, f"step {state.step:,}  loss {loss:.4f}", state.images)
-
-
-class Workers:
-    """Ray Train workers that start in the background and wait until they are told what to train.
-
-    The order is a file, job.json: the fields of a Spec. Importing torch and wiring the process group take
-    longer than encoding a small data set, so a program that knows it will train starts its crew early.
-    """
-
-    def __init__(self, workers: int, folder: RunFolder, session: Session | None = None) -> None:
-        self.workers = workers
-        self._own = session is None
-        self.session = session or Session(workers)
-        self.folder = folder.path.resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name in _ORDERS:
-            (self.folder / name).unlink(missing_ok=True)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
-        self._thread.start()
-
-    def _fit(self) -> None:
-        try:
-            self.session.require(self.workers, 1.0, 1.0 if torch.cuda.is_available() else 0.0)
-            import ray.train
-            from ray.train.torch import TorchConfig, TorchTrainer
-
-            trainer = TorchTrainer(
-                _ray_worker,
-                train_loop_config={
-                    "folder": str(self.folder),
-                    "threads": max(1, cores() // self.workers),
-                    "directory": os.getcwd(),
-                },
-                scaling_config=ray.train.ScalingConfig(
-                    num_workers=self.workers, use_gpu=torch.cuda.is_available(), resources_per_worker=None
-                ),
-                torch_config=TorchConfig(backend="nccl" if torch.cuda.is_available() else "gloo"),
-                run_config=ray.train.RunConfig(
-                    name="train",
-                    storage_path=str(self.folder / "ray"),
-                    failure_config=ray.train.FailureConfig(max_failures=3),  # worker deaths, each costing a restart
-                ),
-            )
-            trainer.fit()
-        except BaseException as error:  # told in the main thread, by `train`
-            self._error = error
-
-    def train(self, spec: Spec, phase: Phase, asked: Callable[[], bool]) -> State:
-        """Give the order and follow the log until the workers are done."""
-        settings = spec.load().settings
-        durable.replace(self.folder / "job.json", json.dumps(asdict(spec)).encode())
-        told, loss = False, float("nan")
-        while self._thread.is_alive():
-            self._thread.join(_POLL)
-            if asked() and not told:
-                told = True
-                (self.folder / "STOP").touch()
-            if (line := log.last(self.folder)) is not None:
-                state = State(int(line["step"]), int(line["images"]), line["seconds"])
-                loss = line.get("loss", loss)
-                _show(phase, state, settings.budget.progress(state), loss)
-        if self._error is not None:
-            raise _told(self._error)
-        at = newest(self.folder / "checkpoints")
-        if at is None:
-            raise TrainingError(
-                f"the workers left no checkpoint in {str(self.folder)!r}: see {str(self.folder / 'ray')!r}"
-            )
-        return read_state(at)
-
-    def close(self) -> None:
-        """Send waiting workers home, and Ray too if it was started for them."""
-        if self._thread.is_alive():
-            (self.folder / "STOP").touch()
-            self._thread.join(timeout=30)
-        if self._own:
-            self.session.close()
-        for name in _ORDERS:
-            (self.folder / name).unlink(missing_ok=True)
-
-
-def _told(error: BaseException) -> BaseException:
-    """What to raise for what Ray Train raised: the worker's own error where it is one that a person can mend.
-
-    Several workers fail when one does, since it no longer answers the others: their errors say less.
-    """
-    failures: list[BaseException] = [
-        getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()
-    ]
-    for kind in (GensysError, OSError):
-        for failure in [*failures, error]:
-            if isinstance(failure, kind):
-                return failure
-    first = failures[0] if failures else getattr(error, "controller_failure", error)
-    lines = str(first).strip().splitlines() or ["no text"]
-    text = lines[-1 if isinstance(first, RayTaskError) else 0]  # of a task it is a traceback, whose last line says it
-    wrapped = TrainingError(f"training on Ray's workers failed: {type(first).__name__}: {text}")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _ray_worker(config: dict[str, Any]) -> None:
-    """Runs on every worker: wait for the order, then train."""
-    import ray.train
-
-    torch.set_num_threads(config["threads"])
-    stand_in(config["directory"])
-    folder = Path(config["folder"])
-    if not folder.is_dir():
-        raise RunError(f"{str(folder)!r} is not on the host of a worker: give a --run that all hosts share")
-    job, leave, failed = (folder / name for name in _ORDERS)
-    if failed.exists():  # a restart after an error that no restart mends
-        raise TrainingError(failed.read_text())
-    while not job.exists():
-        if leave.exists():
-            return
-        time.sleep(_POLL)
-    spec = Spec(**json.loads(job.read_text()))
-    if spec.parts:
-        torch.set_num_threads(1)
-    context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size())
-    try:
-        _work(RunFolder(folder), spec, world, None, leave.exists)
-    except GensysError as error:
-        durable.replace(failed, str(error).encode())
-        raise
 
 
 if __name__ == "__main__":

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import click
 
-from gensys.arguments import RUNS, absolute, overrides
-from gensys.commands.options import (
-    damaged_option,
-    knobs_argument,
-    quiet_option,
-    recipe_argument,
-    screen,
-    workers_option,
-)
+from gensys.arguments import RUNS, CrewSize, absolute, overrides
+from gensys.commands.options import damaged_option, knobs_argument, quiet_option, recipe_argument, screen
 from gensys.commands.wording import facts
 from gensys.run import RunFolder, resolve
 from gensys.terminal import Answer, answering, duration, keeping, quoted
@@ -25,7 +18,15 @@ from gensys.terminal import Answer, answering, duration, keeping, quoted
 @click.command()
 @recipe_argument
 @knobs_argument
-@workers_option()
+@click.option(
+    "--workers",
+    "crew",
+    type=CrewSize(),
+    default="0",
+    show_default=True,
+    help="Ray workers; 0 = in this process, without Ray. MIN:MAX = as many as the cluster has room for: the group "
+    "shrinks when a host is lost and grows when one comes.",
+)
 @click.option("--seed", type=int, metavar="N", help="The knob 'seed'.")
 @click.option("--run", type=click.Path(path_type=Path), metavar="DIR", help="The run's folder.  [default: runs/RECIPE]")
 @click.option("--fresh", is_flag=True, help="Start anew, even if the run is there.")
@@ -39,18 +40,25 @@ from gensys.terminal import Answer, answering, duration, keeping, quoted
     help="Compute each step in PARTS parts (8): the same bits for any number of workers up to PARTS.",
 )
 @damaged_option
+@click.option(
+    "--shard-weights",
+    "shard",
+    is_flag=True,
+    help="Share out weights, their average and the optimizer's state among the workers: for models too large for one.",
+)
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
 @quiet_option
 @answering
 def train(
     recipe: str,
     knobs: Sequence[str],
-    workers: int,
+    crew: tuple[int, int],
     seed: int | None,
     run: Path | None,
     fresh: bool,
     parts: int | None,
     damaged: float | None,
+    shard: bool,
     dry_run: bool,
     quiet: bool,
 ) -> Answer:
@@ -62,6 +70,7 @@ def train(
     texts = overrides(knobs, seed)
     if "data" in texts:
         texts["data"] = absolute(texts["data"])
+    least, workers = crew
     spec = replace(resolve(recipe, texts), parts=parts or 0, damaged=damaged)
     folder = RunFolder(run or RUNS / recipe.rpartition(":")[2])
     where = quoted(folder.path)
@@ -72,7 +81,7 @@ def train(
         plan = pipeline.plan(spec, workers)
         return Answer(plan, facts(plan))
     keeping(f"The checkpoints in {where} are kept; the same command (without --fresh) goes on from the newest.")
-    state = pipeline.train(folder, spec, workers=workers, fresh=fresh, screen=screen(quiet))
+    state = pipeline.train(folder, spec, workers=workers, fresh=fresh, screen=screen(quiet), least=least, shard=shard)
     document = {name: value for name, value in asdict(state).items() if name != "norms"}  # of use to the guard alone
     done = "trained" if state.finished else "stopped, unfinished, after"
     following = f"gensys {'encode' if is_codec(folder.path) else 'sample'} {where}"

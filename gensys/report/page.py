@@ -23,7 +23,7 @@ __all__ = ["write_report"]
 
 _STRIP = 6  # pictures of the progress
 _STILLS = 8  # of the animation
-_NO_CURVE = {"step", "images", "seconds"}
+_NO_CURVE = {"step", "images", "seconds", "workers", "restarts"}
 
 
 def write_report(folder: Path) -> Path:
