@@ -24,7 +24,7 @@ from gensys.pipelines.work import ORDERS, batches, work
 
 from gensys import durable
 from gensys.core import Codec
-from gensys.data.latents import LatentSource
+from gensys.data.latents import LatentSource, normalisation_of
 from gensys.data.quarantine import check_quarantine, record, told, without
 from gensys.doctor import environment
 from gensys.engine.checkpoint import State, newest, read_state
@@ -33,7 +33,7 @@ from gensys.engine.precision import resolve
 from gensys.errors import ConfigError, RunError, Terminated
 from gensys.noise import Noise
 from gensys.progress import Phase, Screen
-from gensys.run import RunFolder, Spec, normalisation_of, open_codec
+from gensys.run import RunFolder, Spec, open_codec
 
 __all__ = ["plan", "train"]
 
