@@ -11,7 +11,8 @@ from click.shell_completion import CompletionItem
 
 from gensys.catalogue import comments, source_of
 from gensys.errors import ConfigError
-from gensys.run import RunFolder, nearest, recipes
+from gensys.run import nearest, recipes
+from gensys.run_folder import RunFolder
 
 __all__ = [
     "RUNS",

@@ -1,6 +1,4 @@
-"""A run: a recipe with its knobs, and the folder where everything that comes of it lives.
-
-    runs/NAME/  run.json  env.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  report.html  log.txt
+"""A run: a recipe with its knobs. Where everything that comes of it lives: run_folder.py.
 
 A recipe is a Python function. Its annotated keyword defaults are the knobs, its docstring is its help, its body is the
 configuration, and it returns a frozen `Run`. Only a `Spec` (the recipe's name and the value of every knob) travels to
@@ -11,11 +9,9 @@ from __future__ import annotations
 
 import ast
 import difflib
-import hashlib
 import importlib
 import importlib.resources
 import inspect
-import json
 import math
 import sys
 import traceback
@@ -25,26 +21,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from gensys import durable, trust
-from gensys.errors import ConfigError, GensysError, RunError
+from gensys.errors import ConfigError, GensysError
 
 if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must not wait for torch
     from torch import Tensor
 
-    from gensys.core import Codec, Generative
-    from gensys.data.latents import LatentSource
+    from gensys.core import Generative
     from gensys.data.sources import Source
     from gensys.engine.loop import Budget, Settings
 
 __all__ = [
     "Knob",
     "Run",
-    "RunFolder",
     "Spec",
     "budget_of",
     "knobs_of",
     "nearest",
-    "open_codec",
+    "parse",
+    "read_recipe",
     "recipes",
     "resolve",
     "seconds_of",
@@ -138,7 +132,7 @@ def _function(recipe: str, code: str = "") -> Callable[..., Run]:
             )
         return getattr(importlib.import_module(f"gensys.recipes.{recipe}"), recipe)
     file, _, name = recipe.rpartition(":")
-    text = code or _read_recipe(Path(file))
+    text = code or read_recipe(Path(file))
     module = types.ModuleType("gensys_user_recipe")
     module.__file__ = file
     sys.modules[module.__name__] = module  # dataclasses and annotations look their module up
@@ -157,7 +151,7 @@ def _function(recipe: str, code: str = "") -> Callable[..., Run]:
     return function
 
 
-def _read_recipe(file: Path) -> str:
+def read_recipe(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
@@ -175,7 +169,7 @@ def resolve(recipe: str, overrides: Mapping[str, str]) -> Spec:
     if ":" in recipe:
         file, _, name = recipe.rpartition(":")
         path = Path(file).resolve()
-        code = _read_recipe(path)
+        code = read_recipe(path)
         recipe = f"{path}:{name}"
     knobs = knobs_of(recipe, code)
     values = {name: parameter.default for name, parameter in knobs.items()}
@@ -252,191 +246,3 @@ def _amount(text: str, units: Mapping[str, int]) -> float | None:
         return None
     amount *= units.get(unit, 0)
     return amount if 0 < amount < math.inf else None
-
-
-def open_codec(source: LatentSource) -> Codec:
-    """The codec that made a latent store: its run's model, if its weights are still the ones that the store names."""
-    from gensys.core import Codec
-
-    made_by = source.store.attributes["codec"]
-    folder = RunFolder(Path(made_by["run"]))
-    model = folder.model(digest=made_by["weights"])
-    if not isinstance(model, Codec):
-        raise RunError(f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space")
-    return model
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """A run on the disk. run.json holds the Spec: it is written once, before anything else."""
-
-    path: Path
-
-    @property
-    def exists(self) -> bool:
-        return (self.path / "run.json").exists()
-
-    def create(self, spec: Spec, facts: Mapping[str, object]) -> None:
-        """Write run.json: the spec, the code's hash for a recipe in a file, and facts such as the data's hash."""
-        code = {"code_sha256": trust.fingerprint(spec.code)} if spec.code else {}
-        parts = {"parts": spec.parts} if spec.parts else {}
-        damaged = {} if spec.damaged is None else {"damaged": spec.damaged}
-        document = {"recipe": spec.recipe, "knobs": dict(spec.knobs), **parts, **damaged, **code, **facts}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            durable.replace(self.path / "run.json", durable.with_digest(document))
-            if spec.code:
-                trust.trust(spec.code)
-        except OSError as error:
-            raise RunError(
-                f"the run folder {str(self.path)!r} cannot be written: {error.strerror}; choose another with --run"
-            ) from error
-
-    def document(self) -> dict[str, Any]:
-        """run.json. Raises RunError if there is none, or if it is not what `create` writes."""
-        path = self.path / "run.json"
-        try:
-            document = durable.without_digest(json.loads(path.read_text(encoding="utf-8")))
-            if not isinstance(document["recipe"], str) or not isinstance(document["knobs"], dict):
-                raise TypeError("'recipe' or 'knobs' is of another type")
-            if not isinstance(document.setdefault("parts", 0), int):
-                raise TypeError("'parts' is of another type")
-            if not isinstance(document.setdefault("damaged", None), float | int | None):
-                raise TypeError("'damaged' is of another type")
-            if not all(isinstance(entry["row"], int) for entry in document.get("data", {}).get("quarantined", [])):
-                raise TypeError("'quarantined' is of another type")
-            if ":" in document["recipe"] and not isinstance(document["code_sha256"], str):
-                raise TypeError("'code_sha256' is of another type")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunError(
-                f"{str(self.path)!r} is no run: it has no run.json. `gensys list` shows the runs here"
-            ) from error
-        except OSError as error:
-            raise RunError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RunError(f"{str(path)!r} is damaged ({error!r}): train again with --fresh") from error
-        return document
-
-    def spec(self) -> Spec:
-        """The Spec as it was trained. A recipe in a file must still be the file it was."""
-        document = self.document()
-        recipe, code = document["recipe"], ""
-        if ":" in recipe:
-            code = _read_recipe(Path(recipe.rpartition(":")[0]))
-            if trust.fingerprint(code) != document["code_sha256"]:
-                raise RunError(
-                    f"the recipe file {recipe!r} has changed since {str(self.path)!r} was started: put the old text "
-                    f"back, or train anew with --fresh"
-                )
-            if not trust.is_trusted(code):
-                raise RunError(
-                    f"{str(self.path)!r} would execute the recipe file {recipe!r}, which you have not trained with. If "
-                    f"you have read it and trust it: gensys train {recipe} --run {self.path}"
-                )
-        return Spec(recipe, document["knobs"], code, document["parts"], document["damaged"])
-
-    def quarantined(self) -> list[int]:
-        """The rows of the data that could not be read when the run was begun: it is not trained on them."""
-        return [entry["row"] for entry in self.document().get("data", {}).get("quarantined", [])]
-
-    def differences(self, spec: Spec) -> list[str]:
-        """How a Spec differs from the one on the disk, one line each."""
-        old = self.document()
-        lines = [] if old["recipe"] == spec.recipe else [f"recipe: {old['recipe']} -> {spec.recipe}"]
-        names = dict.fromkeys([*old["knobs"], *spec.knobs])
-        absent = "(none)"
-        lines += [
-            f"{name}: {old['knobs'].get(name, absent)} -> {spec.knobs.get(name, absent)}"
-            for name in names
-            if old["knobs"].get(name, absent) != spec.knobs.get(name, absent)
-        ]
-        if old["parts"] != spec.parts:
-            lines.append(f"parts of a step (--exact): {old['parts'] or absent} -> {spec.parts or absent}")
-        code = trust.fingerprint(spec.code) if spec.code else None
-        if old.get("code_sha256") != code and old["recipe"] == spec.recipe:
-            lines.append("the text of the recipe's file")
-        return lines
-
-    def retuned(self, overrides: Mapping[str, str]) -> Spec:
-        """The Spec for sampling: knobs that the recipe lets be changed after training may be given anew."""
-        spec = self.spec()
-        if not overrides:
-            return spec
-        knobs = knobs_of(spec.recipe, spec.code)
-        allowed = sorted(spec.load().retune)
-        for name in overrides:
-            if name not in allowed:
-                raise ConfigError(
-                    f"knob {name!r} cannot be changed after training.{nearest(name, allowed)} These can: "
-                    f"{', '.join(allowed) or 'none'}"
-                )
-        return spec.with_knobs({name: parse(name, text, knobs[name].annotation) for name, text in overrides.items()})
-
-    def weights(self, which: str = "newest", tell: Callable[[str], None] | None = None) -> Path:
-        """The averaged weights of the newest whole checkpoint, of the best, or of the one of a step ("1200").
-
-        tell: is given a line about each checkpoint that is damaged and passed over. Raises: RunError if there is none.
-        """
-        from gensys.engine.checkpoint import best, fault, newest, whole
-
-        root = self.path / "checkpoints"
-        if which.isdecimal():
-            found = root / f"{int(which):08d}"
-            if (wrong := fault(found)) is not None:
-                there = ", ".join(str(int(directory.name)) for directory in whole(root)) or "none"
-                why = wrong if found.exists() else "it is not there"
-                raise RunError(f"{str(found)!r} cannot be used, as {why}: steps that can are {there}")
-        elif which not in ("newest", "best"):
-            raise ConfigError(f"'checkpoint' is newest, best or a step, got {which!r}")
-        else:
-            found = (best if which == "best" else newest)(root, tell)
-        if found is None and which == "best" and newest(root) is not None:
-            raise RunError(
-                f"no checkpoint of {str(self.path)!r} has a score to be the best by, as of a game or without held-out "
-                f"rows: use the newest"
-            )
-        if found is None:
-            raise RunError(f"{str(self.path)!r} has no whole checkpoint yet: run `gensys train` until it has saved one")
-        return found / "average.safetensors"
-
-    def _weights_of(self, digest: str) -> Path:
-        """The averaged weights that have this SHA-256.
-
-        Raises: RunError if they are gone, as when training went on.
-        """
-        from gensys.engine.checkpoint import whole
-
-        for directory in whole(self.path / "checkpoints"):
-            path = directory / "average.safetensors"
-            if _sha256(path) == digest:
-                return path
-        now = next((_sha256(d / "average.safetensors") for d in whole(self.path / "checkpoints")), "none")
-        raise RunError(
-            f"{str(self.path)!r} no longer holds the weights {digest[:12]}: training went on, or began anew, since "
-            f"they were used, and the newest are {now[:12]}. Remove what was made from them (latents, "
-            f"samples), and make it again"
-        )
-
-    def model(self, spec: Spec | None = None, digest: str | None = None) -> Generative:
-        """The trained model: averaged weights, the newest or those of a `weights_digest`; evaluation mode.
-
-        Raises RunError if it was trained on latents that were normalised otherwise than the store's are now.
-        """
-        from gensys.data.latents import check_normalisation
-        from gensys.engine.checkpoint import load_weights
-
-        spec = spec or self.spec()
-        run = spec.load()
-        check_normalisation(str(self.path), run.source, self.document().get("data", {}).get("normalisation"))
-        model = spec.model(run)
-        load_weights(model, self._weights_of(digest) if digest else self.weights())
-        return model.requires_grad_(False).eval()
-
-    def weights_digest(self, which: str = "newest", tell: Callable[[str], None] | None = None) -> str:
-        """SHA-256 of the averaged weights' file (see `weights`): what a store says it was made with."""
-        return _sha256(self.weights(which, tell))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,17 +19,8 @@ from gensys.run import Spec, knobs_of, nearest, parse, read_recipe
 if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must not wait for torch
     from gensys.core import Codec, Generative
     from gensys.data.latents import LatentSource
-    from gensys.data.sources import Source
 
-__all__ = ["RunFolder", "normalisation_of", "open_codec"]
-
-
-def normalisation_of(source: Source) -> dict[str, list[float]] | None:
-    """The numbers by which a source of latents is normalised, as JSON values; None for other sources."""
-    from gensys.data.latents import LatentSource
-
-    found = source.normalisation if isinstance(source, LatentSource) else None
-    return None if found is None else {"mean": list(found.mean), "std": list(found.std)}
+__all__ = ["RunFolder", "open_codec"]
 
 
 def open_codec(source: LatentSource) -> Codec:
@@ -200,24 +191,15 @@ class RunFolder:
 
         Raises RunError if it was trained on latents that were normalised otherwise than the store's are now.
         """
+        from gensys.data.latents import check_normalisation
         from gensys.engine.checkpoint import load_weights
 
         spec = spec or self.spec()
         run = spec.load()
-        self._check_normalisation(run.source)
+        check_normalisation(str(self.path), run.source, self.document().get("data", {}).get("normalisation"))
         model = spec.model(run)
         load_weights(model, self._weights_of(digest) if digest else self.weights())
         return model.requires_grad_(False).eval()
-
-    def _check_normalisation(self, source: Source) -> None:
-        """Samples are denormalised with the numbers that the store has now: they must be those of the training."""
-        trained = self.document().get("data", {}).get("normalisation")
-        now = normalisation_of(source)
-        if trained is not None and now != trained:
-            raise RunError(
-                f"{str(self.path)!r} was trained on latents normalised by {trained}, and {source.name!r} is now "
-                f"normalised by {now}: put the store back that it was trained on, or train anew with --fresh"
-            )
 
     def weights_digest(self, which: str = "newest", tell: Callable[[str], None] | None = None) -> str:
         """SHA-256 of the averaged weights' file (see `weights`): what a store says it was made with."""

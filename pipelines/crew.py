@@ -27,7 +27,8 @@ from gensys.engine.checkpoint import State, newest, read_state
 from gensys.engine.parallel import World
 from gensys.errors import GensysError, RunError, TrainingError
 from gensys.progress import Phase
-from gensys.run import RunFolder, Spec
+from gensys.run import Spec
+from gensys.run_folder import RunFolder
 
 __all__ = ["Workers", "show"]
 

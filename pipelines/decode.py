@@ -21,7 +21,8 @@ from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, RunError
 from gensys.pictures import grid, save_png, to_uint8
 from gensys.progress import Screen
-from gensys.run import RunFolder, Spec
+from gensys.run import Spec
+from gensys.run_folder import RunFolder
 
 __all__ = ["DecodeJob", "decode", "in_latents", "save_picture"]
 

@@ -28,7 +28,8 @@ from gensys.data.sources import open_source, split
 from gensys.data.store import Store
 from gensys.errors import ConfigError
 from gensys.progress import Screen
-from gensys.run import RunFolder, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 
 __all__ = ["demo"]
 

@@ -20,7 +20,8 @@ from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
 from gensys.errors import RunError
 from gensys.progress import Screen
-from gensys.run import RunFolder, Spec
+from gensys.run import Spec
+from gensys.run_folder import RunFolder
 
 __all__ = ["EncodeJob", "encode", "predict", "source_of"]
 

@@ -33,7 +33,7 @@ from gensys.evaluate.metrics import Metric, evaluate_moments, evaluate_reconstru
 from gensys.noise import Noise
 from gensys.pictures import grid, pairs, save_png, to_uint8
 from gensys.progress import Screen
-from gensys.run import RunFolder, open_codec
+from gensys.run_folder import RunFolder, open_codec
 
 __all__ = ["evaluate", "judge_of", "real_source"]
 

@@ -29,7 +29,8 @@ from gensys.noise import Noise
 from gensys.pictures import to_uint8
 from gensys.preview import labels_for
 from gensys.progress import Screen
-from gensys.run import RunFolder, Spec
+from gensys.run import Spec
+from gensys.run_folder import RunFolder
 
 __all__ = ["SampleJob", "sample"]
 

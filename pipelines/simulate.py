@@ -32,7 +32,8 @@ from gensys.data.latents import statistics as channel_statistics
 from gensys.data.store import ArraySpec, Store
 from gensys.doctor import cores, environment
 from gensys.progress import Screen
-from gensys.run import RunFolder, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 
 __all__ = ["Computing", "Sleeping", "measure"]
 

@@ -33,7 +33,8 @@ from gensys.engine.precision import resolve
 from gensys.errors import ConfigError, RunError, Terminated
 from gensys.noise import Noise
 from gensys.progress import Phase, Screen
-from gensys.run import RunFolder, Spec, open_codec
+from gensys.run import Spec
+from gensys.run_folder import RunFolder, open_codec
 
 __all__ = ["plan", "train"]
 

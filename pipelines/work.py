@@ -21,7 +21,8 @@ from gensys.engine.parallel import World
 from gensys.engine.validation import validation_loss
 from gensys.noise import Noise
 from gensys.preview import draw
-from gensys.run import Run, RunFolder, Spec
+from gensys.run import Run, Spec
+from gensys.run_folder import RunFolder
 
 __all__ = ["ORDERS", "POLL", "batches", "said", "work"]
 

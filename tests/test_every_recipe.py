@@ -19,7 +19,8 @@ from gensys.engine.log import read
 from gensys.noise import Noise
 from gensys.preview import labels_for
 from gensys.progress import Screen
-from gensys.run import RunFolder, recipes, resolve
+from gensys.run import recipes, resolve
+from gensys.run_folder import RunFolder
 
 SCREEN = Screen(quiet=True)
 TINY = {

@@ -35,12 +35,13 @@ ALLOWED |= {
     "data": BASE,
     "evaluate": BASE | {"nn"},  # its own classifier
     "run": BASE | {"engine", "data"},
-    **dict.fromkeys(FACE, BASE | TOOLS | FACE | {"kernels", "run", "data"}),
-    "preview": BASE | TOOLS | {"run"},
-    "report": BASE | TOOLS | {"preview", "run", "data", "evaluate"},
-    "recipes": {name for row in LADDER for name in row} | {"run", "engine", "data"},
+    "run_folder": BASE | {"run", "engine", "data"},
+    **dict.fromkeys(FACE, BASE | TOOLS | FACE | {"kernels", "run", "run_folder", "data"}),
+    "preview": BASE | TOOLS | {"run", "run_folder"},
+    "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
+    "recipes": {name for row in LADDER for name in row} | {"run", "run_folder", "engine", "data"},
     # recipes only through run; cli only when run as a program
-    "pipelines": BASE | TOOLS | FACE | {"cli", "preview", "report", "run", "engine", "data", "evaluate"},
+    "pipelines": BASE | TOOLS | FACE | {"cli", "preview", "report", "run", "run_folder", "engine", "data", "evaluate"},
     "__init__": set(),
     "__main__": {"cli"},
 }

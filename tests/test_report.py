@@ -23,7 +23,8 @@ from gensys.report.figures import curve, interval
 from gensys.report.reading import read as contents
 from gensys.report.recipe import Places, commands
 from gensys.report.scores import compact, duration, figures, scores
-from gensys.run import RunFolder, Spec
+from gensys.run import Spec
+from gensys.run_folder import RunFolder
 from gensys.targets import Prediction
 
 EVIL = "<script>alert('x')</script>"

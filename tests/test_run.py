@@ -9,7 +9,8 @@ import torch
 
 from gensys.engine.checkpoint import State, checkpoint_tensors, save_checkpoint
 from gensys.errors import CheckpointError, ConfigError, RunError
-from gensys.run import RunFolder, Spec, budget_of, knobs_of, nearest, parse, recipes, resolve
+from gensys.run import Spec, budget_of, knobs_of, nearest, parse, recipes, resolve
+from gensys.run_folder import RunFolder
 
 RECIPE = '''
 from __future__ import annotations

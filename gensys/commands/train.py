@@ -11,7 +11,8 @@ import click
 from gensys.arguments import RUNS, CrewSize, absolute, overrides
 from gensys.commands.options import damaged_option, knobs_argument, quiet_option, recipe_argument, screen
 from gensys.commands.wording import facts
-from gensys.run import RunFolder, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 from gensys.terminal import Answer, answering, duration, keeping, quoted
 
 

@@ -13,7 +13,8 @@ from gensys.errors import DataError
 from gensys.families.diffusion import Sampler
 from gensys.families.latent import Latent
 from gensys.guidance import Guidance
-from gensys.run import Run, budget_of, open_codec
+from gensys.run import Run, budget_of
+from gensys.run_folder import open_codec
 from gensys.solvers import ddim, dpmpp_2m, euler, heun
 from gensys.systems.flow_dit import flow_dit
 from gensys.times import LogitNormal, shifted, uniform

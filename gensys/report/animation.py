@@ -82,7 +82,7 @@ def add_trajectory(folder: Path) -> None:
     from gensys.data.store import Store
     from gensys.noise import Noise
     from gensys.preview import labels_for
-    from gensys.run import RunFolder
+    from gensys.run_folder import RunFolder
 
     run = RunFolder(folder)
     spec, seed = run.spec(), 0

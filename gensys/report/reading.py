@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gensys import durable
 from gensys.errors import GensysError
-from gensys.run import RunFolder
+from gensys.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np

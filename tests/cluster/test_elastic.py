@@ -16,7 +16,8 @@ from ray.cluster_utils import Cluster
 from gensys.engine.checkpoint import newest
 from gensys.engine.log import read
 from gensys.progress import Screen
-from gensys.run import RunFolder, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.cluster,

@@ -17,7 +17,8 @@ from gensys.errors import DataError, RunError
 from gensys.evaluate.classifier import Judge
 from gensys.nn.lenet import LeNet
 from gensys.progress import Screen
-from gensys.run import RunFolder, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 
 SCREEN = Screen(quiet=True)
 

@@ -12,7 +12,8 @@ from PIL import Image
 from gensys.errors import DataError, RunError
 from gensys.progress import Screen
 from gensys.report.page import write_report
-from gensys.run import RunFolder, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # importing ray.train warns of ray.data's own options

@@ -16,7 +16,8 @@ from gensys.data.store import Store
 from gensys.errors import RunError, StoreError
 from gensys.noise import Noise
 from gensys.progress import Screen
-from gensys.run import RunFolder, open_codec, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder, open_codec
 
 SCREEN = Screen(quiet=True)
 TINY = {"batch": "16", "precision": "fp32"}

@@ -28,7 +28,8 @@ from gensys.data.store import Store
 from gensys.engine.checkpoint import newest, read_state
 from gensys.errors import ConfigError, DataError, GensysError, RunError
 from gensys.progress import Screen
-from gensys.run import RunFolder, Spec, resolve
+from gensys.run import Spec, resolve
+from gensys.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.slow,

@@ -19,7 +19,8 @@ from gensys.errors import ConfigError, DataError, RunError, StoreError
 from gensys.evaluate.classifier import features, judge
 from gensys.evaluate.frechet import Moments
 from gensys.progress import Screen
-from gensys.run import RunFolder, resolve
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 
 SCREEN = Screen(quiet=True)
 TINY = {"width": "16", "batch": "16", "budget": "32", "precision": "fp32"}
