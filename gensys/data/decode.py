@@ -8,9 +8,9 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["SUFFIXES", "DamagedError", "decode", "is_grey"]
+__all__ = ["SUFFIXES", "DamagedError", "decode", "is_grey", "size_of"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
@@ -48,6 +48,16 @@ def is_grey(data: bytes) -> bool:
     """Whether an image has no colour, from its header. Raises DamagedError if that cannot be read."""
     with _open(data) as image:
         return image.mode in _GREY
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(height, width) of an image as it is shown, from its header. Raises DamagedError if that cannot be read."""
+    with _open(data) as image:
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter, either way
+        except _DAMAGE as error:
+            raise DamagedError(str(error) or type(error).__name__) from error
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def decode(data: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:

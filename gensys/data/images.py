@@ -19,11 +19,11 @@ from gensys.data.source import check_rows, fingerprint_of, scaled
 from gensys.errors import DataError
 from gensys.noise import Noise
 
-__all__ = ["Images", "Items"]
+__all__ = ["HEADER", "Images", "Items"]
 
 _KEPT_BYTES = 1 << 29  # decoded images are kept in memory if all of them fit into this
 
-_HEADER = 1 << 16  # bytes that hold the header of most images
+HEADER = 1 << 16  # bytes that hold the header of most images
 
 
 class Items(Protocol):
@@ -67,23 +67,23 @@ class Items(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """Images that are centre-cropped to a square and resized to size x size. Open with `Images.of`.
+    """Images that are centre-cropped to one aspect ratio and resized to (height, width). Open with `Images.of`.
 
     RGB, or grey if all are. How pixels are made of a file: `decode.decode`. An image that cannot be decoded is in
     `quarantine`, with its reason; to fetch it is an error that names it. Nothing is left out unsaid.
     """
 
     items: Items
-    size: int
+    size: tuple[int, int]
     channels: int
     first_test: None = None
 
     @classmethod
     def of(cls, items: Items, size: int = 32) -> Images:
-        """Read headers until the number of channels is known (all of them only if all are grey)."""
+        """As squares. Reads headers until the number of channels is known (all of them only if all are grey)."""
         if not 1 <= size <= 4096:
             raise DataError(f"'size' must lie in [1, 4096], got {size}")
-        return cls(items, size, 1 if all(_may_be_grey(items, row) for row in range(len(items))) else 3)
+        return cls(items, (size, size), 1 if all(_may_be_grey(items, row) for row in range(len(items))) else 3)
 
     @property
     def name(self) -> str:
@@ -96,7 +96,9 @@ class Images:
         kind = "RGB" if self.channels == 3 else "grey"
         classes = f"{len(self.classes)} classes" if self.classes else "no classes"
         captions = "" if self.items.captions is None else ", with captions"
-        return f"{len(self):,} {kind} images of {self.items.place}, {classes}{captions}, as {self.size}x{self.size}"
+        return (
+            f"{len(self):,} {kind} images of {self.items.place}, {classes}{captions}, as {self.size[0]}x{self.size[1]}"
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,8 +107,8 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, size, size)."""
-        return self.channels, self.size, self.size
+        """(C, height, width)."""
+        return self.channels, *self.size
 
     def __len__(self) -> int:
         return len(self.items)
@@ -182,7 +184,7 @@ class Images:
 
 def _may_be_grey(items: Items, row: int) -> bool:
     """Whether an image has no colour; one that cannot be read has no say."""
-    for limit in (_HEADER, -1):  # WebP is recognised by its whole length
+    for limit in (HEADER, -1):  # WebP is recognised by its whole length
         try:
             return is_grey(items.read(row, limit))
         except DamagedError:
