@@ -191,7 +191,7 @@ class RunFolder:
 
         Raises RunError if it was trained on latents that were normalised otherwise than the store's are now.
         """
-        from gensys.data.latents import check_normalisation
+        from gensys.data.joined_latents import check_normalisation
         from gensys.engine.checkpoint import load_weights
 
         spec = spec or self.spec()

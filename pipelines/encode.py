@@ -15,6 +15,8 @@ from torch import Tensor
 
 from gensys.core import Codec, Codes, Posterior
 from gensys.data.encoding import Encode, Encoding, encode_block, encode_shard, plan, recover, tidy
+from gensys.data.joined import Joined, by_aspect
+from gensys.data.joined_latents import join
 from gensys.data.quarantine import check_quarantine, told
 from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
@@ -23,7 +25,7 @@ from gensys.progress import Screen
 from gensys.run import Spec
 from gensys.run_folder import RunFolder
 
-__all__ = ["EncodeJob", "encode", "predict", "source_of"]
+__all__ = ["EncodeJob", "Input", "encode", "encode_by_aspect", "predict", "source_of"]
 
 
 def source_of(spec: Spec, data: str | None) -> Source:
@@ -37,6 +39,24 @@ def source_of(spec: Spec, data: str | None) -> Source:
             f"{data!r} holds data of shape {other.shape}, and the codec was trained on {own.shape}: give the like"
         )
     return other
+
+
+@dataclass(frozen=True)
+class Input:
+    """What is encoded into one store. data: see `source_of`.
+
+    ratio: 0 = images as the codec was trained on them. The largest of long to short side = one part of the images by
+    aspect ratio, the one of this number, with sides that are multiples of `step` (`joined.by_aspect`).
+    """
+
+    data: str | None
+    ratio: float = 0.0
+    step: int = 0
+    part: int = 0
+
+    def open(self, spec: Spec) -> Source:
+        source = source_of(spec, self.data)
+        return by_aspect(source, self.step, self.ratio).parts[self.part] if self.ratio else source
 
 
 def _codec(folder: RunFolder, spec: Spec, weights: str) -> Codec:
@@ -66,7 +86,7 @@ class EncodeJob:
     """Encode the rows of a shard and commit them.
 
     run, store, rows: absolute paths, of the codec's run, of the store to fill and of its manifest. old: of the store
-    that is updated, "" = none. spec, weights: of the codec, as the driver read them. data: see `source_of`.
+    that is updated, "" = none. spec, weights: of the codec, as the driver read them.
     """
 
     run: str
@@ -75,11 +95,11 @@ class EncodeJob:
     old: str
     spec: Spec
     weights: str
-    data: str | None
+    input: Input
 
     def load(self) -> Callable[[int], int]:
         encoder = _encoder(_codec(RunFolder(Path(self.run)), self.spec, self.weights))
-        source, store, manifest = source_of(self.spec, self.data), Store.open(self.store), Store.open(self.rows)
+        source, store, manifest = self.input.open(self.spec), Store.open(self.store), Store.open(self.rows)
         old = Store.open(self.old) if self.old else None
 
         def work(shard: int) -> int:
@@ -109,8 +129,61 @@ def encode(
     `RunFolder.weights`. damaged: the largest share of the rows that may be beyond reading, None = that of the run.
     update, mirror: see `encoding.plan`.
     """
+    return _encode(folder, out, Input(data), shard, workers, screen, checkpoint, pool, damaged, update, mirror)
+
+
+def encode_by_aspect(
+    folder: RunFolder,
+    out: Path,
+    *,
+    data: str | None,
+    ratio: float,
+    shard: int | None,
+    workers: int,
+    screen: Screen,
+    checkpoint: str = "newest",
+    damaged: float | None = None,
+    mirror: bool = False,
+) -> Joined:
+    """`encode`, with images in buckets of aspect ratio, a store for every shape (see joined_latents.py).
+
+    ratio: the largest of long to short side. Sides are multiples of twice the codec's factor, so that latents have
+    whole patches of 2. A store that is there is gone on with, or left as it is, as `encode` does.
+    """
+    spec = folder.spec()
+    source = source_of(spec, data)
+    weights = folder.weights_digest(checkpoint, screen.line)
+    example = _encoder(_codec(folder, spec, weights))(torch.zeros(1, *source.shape))
+    step = 2 * source.shape[-1] // example.mode.shape[-1]
+    joined = by_aspect(source, step, ratio)
+    screen.line(joined.about)
+    out.mkdir(parents=True, exist_ok=True)
+    names = [f"{part.shape[1]}x{part.shape[2]}" for part in joined.parts]
+    pool = Pool(workers)
+    try:
+        for number, name in enumerate(names):
+            wanted = Input(data, ratio, step, number)
+            _encode(folder, out / name, wanted, shard, workers, screen, checkpoint, pool, damaged, False, mirror)
+    finally:
+        pool.close()
+    return join(out, names, joined.about)
+
+
+def _encode(
+    folder: RunFolder,
+    out: Path,
+    wanted: Input,
+    shard: int | None,
+    workers: int,
+    screen: Screen,
+    checkpoint: str,
+    pool: Pool | None,
+    damaged: float | None,
+    update: bool,
+    mirror: bool,
+) -> Store:
     recover(out)
-    spec, weights, encoding, _ = _plan(folder, out, data, shard, checkpoint, screen.line, damaged, update, mirror)
+    spec, weights, encoding, _ = _plan(folder, out, wanted, shard, checkpoint, screen.line, damaged, update, mirror)
     if encoding is None:
         tidy(out)
         screen.line(f"{out}: the data have not changed; there is nothing to do")
@@ -125,7 +198,7 @@ def encode(
     with encoding.alone():
         store = encoding.begin()
         run, place, rows = (str(path.resolve()) for path in (folder.path, store.path, encoding.rows))
-        job = EncodeJob(run, place, rows, str(out.resolve()) if encoding.old else "", spec, weights, data)
+        job = EncodeJob(run, place, rows, str(out.resolve()) if encoding.old else "", spec, weights, wanted)
         fill(store, job, "encode", "images", workers=workers, screen=screen, pool=pool)
         return encoding.finish(store)
 
@@ -133,7 +206,7 @@ def encode(
 def _plan(
     folder: RunFolder,
     out: Path,
-    data: str | None,
+    wanted: Input,
     shard: int | None,
     checkpoint: str,
     tell: Callable[[str], None] | None,
@@ -143,10 +216,10 @@ def _plan(
 ) -> tuple[Spec, str, Encoding | None, Callable[[], None]]:
     """The codec's spec and weights, what is to be done, and a function that encodes one block."""
     spec, weights = folder.spec(), folder.weights_digest(checkpoint, tell)
-    source, encoder = source_of(spec, data), _encoder(_codec(folder, spec, weights))
+    source, encoder = wanted.open(spec), _encoder(_codec(folder, spec, weights))
     check_quarantine(source, spec.damaged if damaged is None else damaged)
     example = encoder(torch.zeros(BLOCK, *source.shape))
-    made_by = {"run": str(folder.path.resolve()), "weights": weights, "data": data or ""}
+    made_by = {"run": str(folder.path.resolve()), "weights": weights, "data": wanted.data or ""}
     size = check_shard(shard or default_shard(len(source)))
     encoding = plan(out, source, example, made_by, shard=size, chunk=BLOCK, update=update, mirror=mirror)
     good = np.setdiff1d(np.arange(min(len(source), 4 * BLOCK)), list(source.quarantine()))[:BLOCK]
@@ -171,7 +244,7 @@ def predict(
     mirror: bool = False,
 ) -> dict[str, Any]:
     """What `encode` would do: see `Encoding.prediction`; the time is that of two blocks here. Writes nothing."""
-    _, _, encoding, block = _plan(folder, out, data, shard, checkpoint, None, damaged, update, mirror)
+    _, _, encoding, block = _plan(folder, out, Input(data), shard, checkpoint, None, damaged, update, mirror)
     if encoding is None:
         return {"rows": len(Store.open(out)), "rows_to_encode": 0, "shards_to_make": 0, "bytes_to_write": 0}
     found = encoding.prediction()

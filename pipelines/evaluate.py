@@ -21,7 +21,7 @@ from torch import Tensor
 from gensys import durable
 from gensys.core import Codec
 from gensys.data import order
-from gensys.data.latents import LatentSource
+from gensys.data.joined_latents import latents_in
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source
 from gensys.data.store import Store
@@ -44,10 +44,11 @@ _ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model i
 def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
     """The real data behind a run, and the codec between them if the run was trained on latents."""
     source = folder.spec().load().source
-    if not isinstance(source, LatentSource):
+    latents = latents_in(source)
+    if latents is None:
         return source, None
-    made_by = source.store.attributes["codec"]
-    return source_of(RunFolder(Path(made_by["run"])).spec(), made_by["data"] or None), open_codec(source)
+    made_by = latents.store.attributes["codec"]
+    return source_of(RunFolder(Path(made_by["run"])).spec(), made_by["data"] or None), open_codec(latents)
 
 
 def _images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:

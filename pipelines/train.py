@@ -24,7 +24,7 @@ from gensys.pipelines.work import ORDERS, batches, work
 
 from gensys import durable
 from gensys.core import Codec
-from gensys.data.latents import LatentSource, normalisation_of
+from gensys.data.joined_latents import latents_in, normalisation_of
 from gensys.data.quarantine import check_quarantine, record, told, without
 from gensys.doctor import environment
 from gensys.engine.checkpoint import State, newest, read_state
@@ -98,8 +98,8 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, shard: bo
     units, named = (spec.parts, "parts (--exact)") if spec.parts else (run.settings.batch, "rows")
     if workers > units:
         raise ConfigError(f"'workers' must be at most the {units} {named} of a step, got {workers}: each needs one")
-    if isinstance(run.source, LatentSource):
-        open_codec(run.source)
+    if (latents := latents_in(run.source)) is not None:
+        open_codec(latents)
     source = run.source
     found = check_quarantine(source, spec.damaged)
     rows = without(run.rows, found)

@@ -10,7 +10,7 @@ from gensys.pipelines.pool import BLOCK, device
 from ray.exceptions import RayTaskError
 
 from gensys.core import Batch, Generative
-from gensys.data import order
+from gensys.data.joined import Joined, visits
 from gensys.data.prefetch import prefetch
 from gensys.data.quarantine import without
 from gensys.data.sources import split
@@ -33,10 +33,11 @@ POLL = 0.25  # seconds between looks at a file
 
 def batches(run: Run, world: World) -> Callable[[int], Batch]:
     """step -> this worker's share of the global batch: a function of (seed, step) and the worker's place."""
-    settings, n = run.settings, len(run.rows)
+    settings = run.settings
+    at = visits(run.source, run.rows, settings.seed, settings.batch)
 
     def batch(step: int) -> Batch:
-        rows = world.share(run.rows[order.rows(settings.seed, step, settings.batch, n)], settings.parts)
+        rows = world.share(at(step), settings.parts)
         return run.source.batch(rows, Noise(settings.seed, rows, step))
 
     return batch
@@ -54,7 +55,8 @@ def _score(run: Run, model: Generative) -> Callable[[Generative], float] | None:
         return None
 
     def score(average: Generative) -> float:
-        blocks = (run.source.batch(block, Noise(0, block)) for block in rows.split(BLOCK))
+        groups = run.source.groups(rows) if isinstance(run.source, Joined) else [rows]
+        blocks = (run.source.batch(block, Noise(0, block)) for group in groups for block in group.split(BLOCK))
         return validation_loss(average, blocks, run.settings.precision, device())
 
     return score

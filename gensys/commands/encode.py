@@ -29,6 +29,13 @@ from gensys.terminal import Answer, answering, keeping, quoted
 @shard_option
 @click.option("--update", is_flag=True, help="Bring a finished store up to date: encode new and changed items only.")
 @click.option("--mirror", is_flag=True, help="Encode the mirrored images as well; training then takes either.")
+@click.option(
+    "--aspect",
+    "ratio",
+    type=click.FloatRange(1.0),
+    metavar="RATIO",
+    help="Keep the aspect ratios of images, up to RATIO: a store for each of several shapes, trained on as one.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and how long it would take.")
 @workers_option()
 @damaged_option
@@ -42,6 +49,7 @@ def encode(
     shard: int | None,
     update: bool,
     mirror: bool,
+    ratio: float | None,
     dry_run: bool,
     workers: int,
     damaged: float | None,
@@ -55,6 +63,8 @@ def encode(
     out = out or run / "latents.zarr"
     data = None if data is None else absolute(data)
     folder = RunFolder(run)
+    if ratio is not None and (update or dry_run):
+        raise click.UsageError("--aspect makes several stores: it goes neither with --update nor with --dry-run.")
     if dry_run:
         from gensys.pipelines.encode import predict
 
@@ -71,9 +81,26 @@ def encode(
         )
         return Answer({"store": out.resolve(), **found}, facts(found))
     from gensys.pipelines.encode import encode as pipeline
+    from gensys.pipelines.encode import encode_by_aspect
 
     keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
-    shown = screen(quiet)
+    shown, following = screen(quiet), f"gensys train latent_dit data={quoted(out)}"
+    if ratio is not None:
+        joined = encode_by_aspect(
+            folder,
+            out,
+            data=data,
+            ratio=ratio,
+            shard=shard,
+            workers=workers,
+            checkpoint=checkpoint,
+            screen=shown,
+            damaged=damaged,
+            mirror=mirror,
+        )
+        shapes = {part.name: len(part) for part in joined.parts}
+        text = f"{len(joined):,} latents in {quoted(out)}: {joined.about}\nnext: {following}"
+        return Answer({"store": out.resolve(), "rows": len(joined), "shapes": shapes, "counts": shown.counts}, text)
     store = pipeline(
         folder,
         out,
@@ -86,4 +113,4 @@ def encode(
         update=update,
         mirror=mirror,
     )
-    return store_answer(store, f"gensys train latent_dit data={quoted(out)}", shown.counts)
+    return store_answer(store, following, shown.counts)

@@ -294,7 +294,7 @@ def encode_shard(
     listed = {name: manifest.read(name, rows) for name in manifest.config.arrays}
     specs = store.config.arrays
     out = {name: np.zeros((len(rows), *specs[name].shape), specs[name].dtype) for name in specs}
-    out["row"][:], out["label"][:] = rows, -1
+    out["row"][:], out["label"][:] = rows if old else source.origin(torch.from_numpy(rows)).numpy(), -1
     kept = rows < manifest.attributes["kept"]
     if old is not None and kept.any():
         for name in set(specs) - {"state", "digest", "name"}:

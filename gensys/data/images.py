@@ -76,6 +76,7 @@ class Images:
     items: Items
     size: tuple[int, int]
     channels: int
+    origins: Tensor | None = None  # the rows' numbers in the data set that these images are some of
     first_test: None = None
 
     @classmethod
@@ -178,8 +179,8 @@ class Images:
         return Batch(scaled(torch.from_numpy(x)), {"label": self.items.labels[rows]} if self.classes else {}, rows)
 
     def origin(self, rows: Tensor) -> Tensor:
-        """The rows themselves."""
-        return rows
+        """See `Source`."""
+        return rows if self.origins is None else self.origins[rows]
 
 
 def _may_be_grey(items: Items, row: int) -> bool:

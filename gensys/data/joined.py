@@ -5,7 +5,8 @@ A batch holds rows of one part, so that it is one tensor; `buckets.Plan` says of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -16,27 +17,27 @@ import torch
 from torch import Tensor
 
 from gensys.core import Batch
-from gensys.data.buckets import assign, cropped, shapes
+from gensys.data import order
+from gensys.data.buckets import Plan, assign, cropped, shapes
 from gensys.data.decode import DamagedError, size_of
 from gensys.data.images import HEADER, Images, Items
-from gensys.data.source import Source, check_rows, fingerprint_of
+from gensys.data.source import Source, check_rows, fingerprint_of, image_shape
 from gensys.errors import DataError
 from gensys.noise import Noise
 
-__all__ = ["Joined", "by_aspect"]
+__all__ = ["Joined", "by_aspect", "visits"]
 
 LEAST = 64  # images in a bucket: as many as are computed at once
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The rows of `parts`, one part after the other. origins: for every part, its rows' numbers in the whole data set.
+    """The rows of `parts`, one part after the other: sources that differ in shape only.
 
-    parts are sources that differ in shape only. `shape` is that of the part with the most rows.
+    `shape` is that of the part with the most rows.
     """
 
     parts: tuple[Source, ...]
-    origins: tuple[Tensor, ...]
     about: str
     name: str
 
@@ -49,6 +50,13 @@ class Joined:
     def shape(self) -> tuple[int, ...]:
         """See above."""
         return max(self.parts, key=len).shape
+
+    def nearest(self, aspect: float) -> tuple[int, int, int]:
+        """The shape (C, H, W) among the parts whose W / H is nearest to `aspect`. Raises DataError if it is not > 0."""
+        if not aspect > 0:
+            raise DataError(f"'aspect' must be positive, width over height, got {aspect}")
+        found = [image_shape(part) for part in self.parts]
+        return min(found, key=lambda shape: abs(math.log(shape[2] / shape[1] / aspect)))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,7 +104,11 @@ class Joined:
     def origin(self, rows: Tensor) -> Tensor:
         """See `Source`."""
         check_rows(rows, len(self))
-        return torch.cat(self.origins)[rows]
+        return self._origins[rows]
+
+    @cached_property
+    def _origins(self) -> Tensor:
+        return torch.cat([part.origin(torch.arange(len(part))) for part in self.parts])
 
     def batch(self, rows: Tensor, noise: Noise) -> Batch:
         """See `Source`. Raises DataError if the rows are of several parts."""
@@ -169,18 +181,16 @@ def by_aspect(source: Source, step: int, ratio: float) -> Joined:
     sizes = np.array([_size(source.items, row) for row in range(len(source))], np.int64)
     bucket = assign(sizes, buckets, LEAST)
     parts: list[Source] = []
-    origins: list[Tensor] = []
     lost = 0.0
     for k in np.unique(bucket):
         rows = torch.from_numpy(np.flatnonzero(bucket == k))
-        parts.append(Images(_Some.of(source.items, rows), buckets[k], source.channels))
-        origins.append(rows)
+        parts.append(Images(_Some.of(source.items, rows), buckets[k], source.channels, rows))
         lost += float(cropped(sizes[bucket == k], buckets[k]).sum())
     shown = ", ".join(f"{part.shape[1]}x{part.shape[2]}: {len(part):,}" for part in parts)
     about = (
         f"{source.about.rpartition(', as')[0]}, by aspect ratio ({shown}; {lost / len(source):.1%} of the area cropped)"
     )
-    return Joined(tuple(parts), tuple(origins), about, source.name)
+    return Joined(tuple(parts), about, source.name)
 
 
 def _size(items: Items, row: int) -> tuple[int, int]:
@@ -190,3 +200,20 @@ def _size(items: Items, row: int) -> tuple[int, int]:
         except DamagedError:
             pass  # found, and told, by the examination
     return 1, 1
+
+
+def visits(source: Source, rows: Tensor, seed: int, batch: int) -> Callable[[int], Tensor]:
+    """step -> the rows of the global batch, (batch,) int64, of those that are trained on; of one shape.
+
+    A function of (seed, step) alone: see order.py, and buckets.py for joined sources.
+    """
+    if not isinstance(source, Joined):
+        return lambda step: rows[order.rows(seed, step, batch, len(rows))]
+    groups = source.groups(rows)
+    plan = Plan(seed, batch, tuple(len(group) for group in groups))
+
+    def at(step: int) -> Tensor:
+        bucket, places = plan.at(step)
+        return groups[bucket][places]
+
+    return at

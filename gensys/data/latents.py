@@ -29,17 +29,15 @@ from gensys.data.manifest import GOOD, STATES, Manifest, from_bytes
 from gensys.data.source import Source, check_rows, digests_of
 from gensys.data.store import ArraySpec, Store
 from gensys.data.text import Texts, text_path
-from gensys.errors import DataError, RunError, StoreError
+from gensys.errors import DataError, StoreError
 from gensys.noise import Noise, Stream
 
 __all__ = [
     "LatentSource",
     "Normalisation",
-    "check_normalisation",
     "columns",
     "create_latents",
     "latent_arrays",
-    "normalisation_of",
     "seal_latents",
     "statistics",
 ]
@@ -344,19 +342,3 @@ class LatentSource:
     def quarantine(self) -> Mapping[int, str]:
         """None: what could not be read is no row to train on (see `origin`), and was told of when it was encoded."""
         return {}
-
-
-def normalisation_of(source: Source) -> dict[str, list[float]] | None:
-    """The numbers by which a source of latents is normalised, as JSON values; None for other sources."""
-    found = source.normalisation if isinstance(source, LatentSource) else None
-    return None if found is None else {"mean": list(found.mean), "std": list(found.std)}
-
-
-def check_normalisation(run: str, source: Source, trained: dict[str, list[float]] | None) -> None:
-    """Samples are denormalised with the numbers that the store has now: RunError unless `run` was trained with them."""
-    now = normalisation_of(source)
-    if trained is not None and now != trained:
-        raise RunError(
-            f"{run!r} was trained on latents normalised by {trained}, and {source.name!r} is now normalised by {now}: "
-            "put the store back that it was trained on, or train anew with --fresh"
-        )

@@ -16,7 +16,7 @@ from gensys.data import digits
 from gensys.data.arrays import open_array
 from gensys.data.decode import SUFFIXES
 from gensys.data.folder import open_folder
-from gensys.data.latents import LatentSource
+from gensys.data.joined_latents import open_latents
 from gensys.data.source import Source, image_shape, is_test, split
 from gensys.data.table import open_table
 from gensys.data.webdataset import open_tars
@@ -60,7 +60,7 @@ def open_source(data: str | Path, size: int = 32) -> Source:
         raise DataError(f"'data' is empty: give {_KINDS}, or a name: {_names()}")
     path = Path(data).expanduser()
     if path.suffix == ".zarr" or (path / "zarr.json").exists():
-        return LatentSource.open(path)
+        return open_latents(path)
     if path.is_dir():
         return _open_directory(path, size)
     if path.exists() or "{" in path.name:

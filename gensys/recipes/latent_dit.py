@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gensys.data.latents import LatentSource
+from gensys.data.joined import Joined
+from gensys.data.joined_latents import latents_in, open_latents
 from gensys.data.sources import image_shape, split
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
@@ -40,15 +41,17 @@ def latent_dit(
     guidance: float = 2.0,  # 1 = the conditional model; more follows the label more closely
     guide_from: float = 0.8,  # time, from noise (1) to data (0), at which guidance begins: earlier it costs diversity
     guide_to: float = 0.1,  # time, from noise (1) to data (0), at which guidance ends: later it changes no label
+    aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
 ) -> Run:
     """Flow matching with a diffusion transformer on the latents of a store; samples are decoded by its codec."""
-    source = LatentSource.open(data)
-    normalisation = source.normalisation
-    if normalisation is None:
+    source = open_latents(data)
+    latents = latents_in(source)
+    normalisation = None if latents is None else latents.normalisation
+    if latents is None or normalisation is None:
         raise DataError(f"{data!r} holds codes, and latent_dit models continuous latents: encode with another codec")
     scale = guidance if source.classes else 1.0  # without labels there is nothing to follow
     sampler = Sampler(SOLVERS[solver], tuple(shifted(uniform(steps), shift)), Guidance(scale, (guide_to, guide_from)))
-    shape = image_shape(source)
+    shape = source.nearest(aspect) if isinstance(source, Joined) else image_shape(source)
 
     def build() -> Latent:
         prior = flow_dit(
@@ -62,7 +65,7 @@ def latent_dit(
             law=LogitNormal(),
             sampler=sampler,
         )
-        return Latent(prior, lambda: open_codec(source), normalisation.denormalise)
+        return Latent(prior, lambda: open_codec(latents), normalisation.denormalise)
 
     return Run(
         source=source,
@@ -76,5 +79,5 @@ def latent_dit(
             seed=seed,
             spike=20.0,  # norms of a healthy run stay below 1.3 times their median
         ),
-        retune=frozenset({"solver", "steps", "shift", "guidance", "guide_from", "guide_to"}),
+        retune=frozenset({"solver", "steps", "shift", "guidance", "guide_from", "guide_to", "aspect"}),
     )

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from gensys.data.images import Images
-from gensys.data.joined import LEAST, by_aspect
+from gensys.data.joined import LEAST, by_aspect, visits
 from gensys.data.sources import open_source, split
 from gensys.errors import DataError
 from gensys.noise import Noise
@@ -33,7 +33,7 @@ def test_every_image_is_in_one_bucket(folder):
     squares = open_source(folder, 16)
     joined = by_aspect(squares, 4, 2.0)
     assert [part.shape for part in joined.parts] == [(3, 16, 16), (3, 12, 20)], "the few tall ones go with the squares"
-    assert sorted(torch.cat(joined.origins).tolist()) == list(range(len(squares)))
+    assert sorted(joined.origin(torch.arange(len(joined))).tolist()) == list(range(len(squares)))
     assert len(joined) == len(squares) == 155
     assert all(len(part) >= LEAST for part in joined.parts)
     wide = next(part for part in joined.parts if part.shape[2] > part.shape[1])
@@ -93,3 +93,19 @@ def test_one_ratio_is_the_square_source(folder):
     assert isinstance(part, Images)
     rows = torch.arange(20)
     assert torch.equal(part.batch(rows, Noise(0, rows)).x, squares.batch(rows, Noise(0, rows)).x)
+
+
+def test_every_step_has_rows_of_one_shape_that_are_trained_on(folder):
+    joined = by_aspect(open_source(folder, 16), 4, 2.0)
+    train, _ = split(joined)
+    at = visits(joined, train, 3, 8)
+    kept, seen = set(train.tolist()), set()
+    for step in range(80):
+        rows = at(step)
+        assert set(rows.tolist()) <= kept
+        assert len({len(joined.parts[0]) <= row for row in rows.tolist()}) == 1
+        seen |= set(rows.tolist())
+    assert seen == kept
+    squares = open_source(folder, 16)
+    plain = visits(squares, torch.arange(50), 3, 8)
+    assert sorted(torch.cat([plain(step) for step in range(25)]).tolist()) == sorted(list(range(50)) * 4)
