@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gensys.arguments import Place
-from gensys.commands.wording import number
+from gensys.commands.wording import combined, number
 from gensys.terminal import Answer, Commands, answering, columns, quoted, size
 
 _CLASSES, _REASONS = 20, 10  # that are shown to a person; --json has all
@@ -29,9 +29,13 @@ def data(ctx: click.Context) -> None:
 def info(store: Path) -> Answer:
     """Tell what a store holds, where it comes from, and how far it is."""
     from gensys.data.info import describe
+    from gensys.data.joined_latents import stores_in
 
-    found = describe(store)
-    return Answer(found, _told(store, found))
+    answers: list[Answer] = []
+    for path in map(Path, stores_in(store)):
+        found = describe(path)
+        answers.append(Answer(found, _told(path, found)))
+    return combined(answers)
 
 
 def _told(store: Path, found: Mapping[str, Any]) -> str:

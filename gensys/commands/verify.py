@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gensys.arguments import StorePlace
+from gensys.commands.wording import combined
 from gensys.terminal import Answer, answering, quoted
 
 
@@ -17,6 +18,12 @@ from gensys.terminal import Answer, answering, quoted
 @answering
 def verify(store: Path | str, repair: bool) -> Answer:
     """Compare every byte of a store with what was committed."""
+    from gensys.data.joined_latents import stores_in
+
+    return combined([_verify(found, repair) for found in stores_in(store)])
+
+
+def _verify(store: Path | str, repair: bool) -> Answer:
     from gensys.data.store import Store
 
     far = isinstance(store, str)

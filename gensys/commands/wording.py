@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gensys.terminal import Answer, columns, duration, quoted, size
@@ -10,7 +10,7 @@ from gensys.terminal import Answer, columns, duration, quoted, size
 if TYPE_CHECKING:
     from gensys.data.store import Store
 
-__all__ = ["facts", "number", "scores", "store_answer"]
+__all__ = ["combined", "facts", "number", "scores", "store_answer"]
 
 
 def store_answer(store: Store, following: str, counts: Mapping[str, Mapping[str, int]]) -> Answer:
@@ -70,3 +70,11 @@ def number(value: object) -> str:
     return (
         f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "" if value is None else str(value)
     )
+
+
+def combined(answers: Sequence[Answer]) -> Answer:
+    """The answers about several stores that are one; of a single one, its own."""
+    if len(answers) == 1:
+        return answers[0]
+    text = "\n\n".join(answer.text for answer in answers)
+    return Answer({"stores": [answer.document for answer in answers]}, text, max(answer.code for answer in answers))

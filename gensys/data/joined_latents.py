@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from gensys.data.joined import Joined
 from gensys.data.latents import LatentSource, Normalisation
@@ -22,7 +23,7 @@ from gensys.durable import explained
 from gensys.durable import replace as put
 from gensys.errors import RunError, StoreError
 
-__all__ = ["check_normalisation", "is_joined", "join", "latents_in", "normalisation_of", "open_latents"]
+__all__ = ["check_normalisation", "is_joined", "join", "latents_in", "normalisation_of", "open_latents", "stores_in"]
 
 _KEY = "gensys_joined"
 
@@ -65,6 +66,28 @@ def is_joined(path: Path) -> bool:
         return False
 
 
+def stores_in(path: str | Path) -> list[str | Path]:
+    """The stores at a path: itself, or those that `join` made one there."""
+    if isinstance(path, str) or not is_joined(path):
+        return [path]
+    return [path / name for name in _members(path)["stores"]]
+
+
+def _members(path: Path) -> dict[str, Any]:
+    """What `join` wrote. Raises StoreError if it names something outside of the directory."""
+    ours = json.loads((path / "zarr.json").read_bytes())["attributes"][_KEY]
+    try:
+        if any("/" in name or name.startswith(".") for name in ours["stores"]):
+            raise StoreError(f"{str(path)!r} names a store outside of itself: it was not written by gensys")
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    return ours
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"the metadata {str(path / 'zarr.json')!r} are damaged ({error!r}): encode again")
+
+
 def open_latents(path: str | Path) -> LatentSource | Joined:
     """Open what `gensys encode` has made: a store of latents, or stores of many shapes. Raises StoreError."""
     path = Path(path)
@@ -72,11 +95,9 @@ def open_latents(path: str | Path) -> LatentSource | Joined:
 
 
 def _open(path: Path) -> Joined:
-    ours = json.loads((path / "zarr.json").read_bytes())["attributes"][_KEY]
+    ours = _members(path)
     try:
         names, about, numbers = ours["stores"], ours["about"], ours.get("normalisation")
-        if any("/" in name or name.startswith(".") for name in names):
-            raise StoreError(f"{str(path)!r} names a store outside of itself: it was not written by gensys")
         parts = [LatentSource.open(path / name) for name in names]
         if numbers is not None:
             common = Normalisation(**numbers)
@@ -87,7 +108,7 @@ def _open(path: Path) -> Joined:
                 )
             parts = [replace(part, normalisation=common) for part in parts]
     except (KeyError, TypeError) as error:
-        raise StoreError(f"the metadata {str(path / 'zarr.json')!r} are damaged ({error!r}): encode again") from error
+        raise _damaged(path, error) from error
     return Joined(tuple(parts), about, path.stem)
 
 

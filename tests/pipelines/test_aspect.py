@@ -82,7 +82,9 @@ def test_a_latent_is_that_of_the_image_alone(place):
 def test_the_prior_trains_on_all_of_them_and_samples_any(place):
     knobs = ("width=16", "depth=1", "heads=2", "batch=16", "budget=320", "steps=2", "precision=fp32")
     gensys("train", "latent_dit", f"data={place / 'z.zarr'}", *knobs, "--run", place / "prior", "-q")
-    losses = [json.loads(line)["loss"] for line in (place / "prior" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (place / "prior" / "metrics.jsonl").read_text().splitlines()]
+    losses = [value for line in lines for name, value in line.items() if name in ("loss", "val_loss")]
+    assert len(losses) > 2
     assert np.isfinite(losses).all()
     gensys("sample", place / "prior", "--seeds", "0:8", "--out", place / "square.zarr", "-q")
     gensys("sample", place / "prior", "aspect=1.6", "--seeds", "0:8", "--out", place / "wide.zarr", "-q")
@@ -112,3 +114,11 @@ def test_what_does_not_go_together_is_refused(place):
     assert "neither with --update" in gensys("encode", place / "codec", "--aspect", 2, "--update", code=2)
     said = gensys("encode", place / "codec", "--data", "mnist", "--aspect", 2, "--out", place / "m.zarr", code=1)
     assert "shape" in said or "aspect" in said
+
+
+def test_verify_and_info_look_at_every_store(place):
+    said = gensys("verify", place / "z.zarr")
+    assert said.count("all well (sealed)") == 2
+    told = gensys("data", "info", place / "z.zarr")
+    assert "4x8x8" in told
+    assert "4x6x10" in told
