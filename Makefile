@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize cluster-test chaos lint bench clean clean-all
+.PHONY: help demo test sanitize cluster-test chaos exhaustive lint bench clean clean-all
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,10 @@ cluster-test: ## `ray up`, `ray submit`, a cut link and `ray down`, on three hos
 chaos: ## a hundred kills and more while encoding, training and sampling (SEED=7 JSON=FILE); a full disk needs root
 	@$(PYTHON) bootstrap.py test
 	CHAOS_SEED=$(or $(SEED),0) CHAOS_JSON=$(JSON) .venv/bin/python -m pytest -s -o faulthandler_timeout=0 -m chaos tests/chaos $(PYTEST_ARGS)
+
+exhaustive: ## kills at every single system call that matters, in minutes; the normal tests have some of them
+	@$(PYTHON) bootstrap.py test
+	.venv/bin/python -m pytest -m exhaustive tests $(PYTEST_ARGS)
 
 lint: ## ruff check, ruff format --check, pyright
 	@$(PYTHON) bootstrap.py test

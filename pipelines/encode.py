@@ -187,7 +187,9 @@ def _encode(
     if encoding is None:
         tidy(out)
         screen.line(f"{out}: the data have not changed; there is nothing to do")
-        return Store.open(out)
+        store = Store.open(out)
+        store.seal({})  # whoever sealed it may have died before it had swept up
+        return store
     if found := encoding.source.quarantine():
         screen.line(f"{told(encoding.source, found)}; they are left out")
     if encoding.old:

@@ -146,7 +146,9 @@ class Encoding:
     def finish(self, store: Store) -> Store:
         """Seal the filled store, put it in its place, and tidy up."""
         reasons = self.source.quarantine()
-        if not store.sealed:
+        if store.sealed:
+            store.seal({})  # whoever sealed it may have died before it had swept up
+        else:
             where = np.full(len(self.source), -1)
             here = self.manifest.source >= 0
             where[self.manifest.source[here]] = np.flatnonzero(here)

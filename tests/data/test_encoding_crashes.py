@@ -79,7 +79,7 @@ def check(out, before, after):
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("exchanging", [True, False])
 def test_killed_at_every_point(tmp_path, processes, quiet, exchanging):
     """Before each call that makes something visible, durable or gone: a process for every one."""
