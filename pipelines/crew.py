@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gensys.pipelines.observer import Observer
 from gensys.pipelines.session import Session, stand_in
 from gensys.pipelines.work import ORDERS, POLL, said, work
 
@@ -53,18 +54,27 @@ class Workers:
     longer than encoding a small data set, so a program that knows it will train starts its crew early.
 
     workers: how many, or at most how many with least > 0: as many as the cluster has room for, and at least `least`.
+    shard: see gensys/engine/sharding.py. observe: grids are drawn by an observer (see observer.py), not by the workers.
     """
 
     def __init__(
-        self, workers: int, folder: RunFolder, session: Session | None = None, *, least: int = 0, shard: bool = False
+        self,
+        workers: int,
+        folder: RunFolder,
+        session: Session | None = None,
+        *,
+        least: int = 0,
+        shard: bool = False,
+        observe: bool = False,
     ) -> None:
-        self.workers, self.least, self.shard = workers, least, shard
+        self.workers, self.least, self.shard, self.observe = workers, least, shard, observe
         self._own = session is None
         self.session = session or Session(workers)
         self.folder = folder.path.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ORDERS:
             (self.folder / name).unlink(missing_ok=True)
+        self.failures: list[str] = []  # of the observer, in words
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
         self._thread.start()
@@ -89,6 +99,7 @@ class Workers:
                     "threads": max(1, cores() // self.workers),
                     "directory": os.getcwd(),
                     "shard": self.shard,
+                    "previews": not self.observe,
                 },
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=(self.least, self.workers) if self.least else self.workers,
@@ -112,8 +123,11 @@ class Workers:
         settings = spec.load().settings
         durable.replace(self.folder / "job.json", json.dumps(asdict(spec)).encode())
         told, loss = False, float("nan")
+        observer = Observer(self.folder) if self.observe else None
         while self._thread.is_alive():
             self._thread.join(POLL)
+            if observer:
+                observer.watch()
             if asked() and not told:
                 told = True
                 (self.folder / "STOP").touch()
@@ -124,6 +138,9 @@ class Workers:
                 show(phase, state, settings.budget.progress(state), loss, *crew)
         if self._error is not None:
             raise _told(self._error)
+        if observer:
+            observer.close()
+            self.failures = observer.failures
         at = newest(self.folder / "checkpoints")
         if at is None:
             raise TrainingError(
@@ -177,7 +194,15 @@ def _ray_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     restarts = json.loads(crew.read_bytes())["restarts"]
     world = World(context.get_world_rank(), context.get_world_size(), restarts)
-    state = work(RunFolder(folder), spec, world, None, lambda: leave.exists() or pause.exists(), config["shard"])
+    state = work(
+        RunFolder(folder),
+        spec,
+        world,
+        None,
+        lambda: leave.exists() or pause.exists(),
+        config["shard"],
+        config["previews"],
+    )
     if pause.exists() and not state.finished and not leave.exists():
         if world.rank == 0:
             paused.touch()

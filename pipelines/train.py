@@ -152,10 +152,11 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 
 def _clear(folder: RunFolder) -> None:
     """Remove what the verbs wrote into a run's folder, and nothing else: what was made from old weights goes too."""
-    for name in ("checkpoints", "tensorboard", "samples", "ray", "judge", "latents.zarr", "samples.zarr"):
+    stores = ("latents.zarr", "latents.text.zarr", ".latents.zarr.rows", "samples.zarr", "drawn.zarr")
+    for name in ("checkpoints", "tensorboard", "samples", "ray", "judge", *stores):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
-    kept = ("run.json", "env.json", "metrics.jsonl", "log.txt", *ORDERS)
+    kept = ("run.json", "env.json", "metrics.jsonl", "observations.jsonl", "log.txt", *ORDERS)
     drawn = ("samples.png", "reconstructions.png", "trajectory.png", "evaluation.json", "stages.json", "report.html")
     for name in (*kept, *drawn):
         (folder.path / name).unlink(missing_ok=True)
@@ -193,12 +194,14 @@ def train(
     threads: int | None = None,
     least: int = 0,
     shard: bool = False,
+    observe: bool = False,
 ) -> State:
     """Train, or resume, the run in `folder`.
 
     workers: 0 = in this process, on `threads` threads (None = torch's default). crew: workers that are waiting already.
     least: as many workers as there is room for, from `least` to `workers`; 0 = all of them, or none. shard: whether new
-    workers share out the weights, see gensys/engine/sharding.py.
+    workers share out the weights, see gensys/engine/sharding.py. observe: whether an actor of its own draws and
+    measures checkpoints meanwhile, see observer.py.
 
     Raises: RunError if the folder holds another configuration; KeyboardInterrupt after a checkpoint was saved, and the
     Terminated kind of it after SIGTERM.
@@ -217,12 +220,14 @@ def train(
                 if workers == 0 and crew is None:
                     state = _here(folder, spec, phase, lambda: bool(asked), threads)
                 else:
-                    used = crew or Workers(workers, folder, least=least, shard=shard)
+                    used = crew or Workers(workers, folder, least=least, shard=shard, observe=observe)
                     try:
                         state = used.train(spec, phase, lambda: bool(asked))
                     finally:
                         if crew is None:
                             used.close()
+                    for failure in used.failures:
+                        screen.line(failure)
             if asked and not state.finished:
                 raise asked[0]
     return state

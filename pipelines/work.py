@@ -69,8 +69,12 @@ def work(
     watch: Callable[[Progress], None] | None,
     stop: Callable[[], bool],
     shard: bool = False,
+    previews: bool = True,
 ) -> State:
-    """Train until the budget is spent or `stop` says so. shard: see gensys/engine/sharding.py."""
+    """Train until the budget is spent or `stop` says so.
+
+    shard: see gensys/engine/sharding.py. previews: draw grids of samples on the way; else somebody else does.
+    """
     run = spec.load()
     run = replace(run, rows=without(run.rows, folder.quarantined()))
     torch.manual_seed(run.settings.seed)  # the initial weights
@@ -86,7 +90,7 @@ def work(
         folder.path,
         world=world,
         device=device(),
-        preview=preview,
+        preview=preview if previews else None,
         score=_score(run, model),
         watch=watch,
         stop=stop,

@@ -47,6 +47,11 @@ from gensys.terminal import Answer, answering, duration, keeping, quoted
     is_flag=True,
     help="Share out weights, their average and the optimizer's state among the workers: for models too large for one.",
 )
+@click.option(
+    "--observe",
+    is_flag=True,
+    help="Let an actor of its own draw and measure the checkpoints while the workers train (observations.jsonl).",
+)
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and write nothing.")
 @quiet_option
 @answering
@@ -60,6 +65,7 @@ def train(
     parts: int | None,
     damaged: float | None,
     shard: bool,
+    observe: bool,
     dry_run: bool,
     quiet: bool,
 ) -> Answer:
@@ -72,6 +78,8 @@ def train(
     if "data" in texts:
         texts["data"] = absolute(texts["data"])
     least, workers = crew
+    if observe and not workers:
+        raise click.UsageError("--observe takes --workers: a process that trains alone draws its pictures itself.")
     spec = replace(resolve(recipe, texts), parts=parts or 0, damaged=damaged)
     folder = RunFolder(run or RUNS / recipe.rpartition(":")[2])
     where = quoted(folder.path)
@@ -82,7 +90,16 @@ def train(
         plan = pipeline.plan(spec, workers)
         return Answer(plan, facts(plan))
     keeping(f"The checkpoints in {where} are kept; the same command (without --fresh) goes on from the newest.")
-    state = pipeline.train(folder, spec, workers=workers, fresh=fresh, screen=screen(quiet), least=least, shard=shard)
+    state = pipeline.train(
+        folder,
+        spec,
+        workers=workers,
+        fresh=fresh,
+        screen=screen(quiet),
+        least=least,
+        shard=shard,
+        observe=observe,
+    )
     document = {name: value for name, value in asdict(state).items() if name != "norms"}  # of use to the guard alone
     done = "trained" if state.finished else "stopped, unfinished, after"
     following = f"gensys {'encode' if is_codec(folder.path) else 'sample'} {where}"

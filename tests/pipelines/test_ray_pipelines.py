@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import psutil
 import pytest
 import ray
 import torch
-from gensys.pipelines import shards
+from gensys.pipelines import observer, shards
 from gensys.pipelines.crew import Workers
 from gensys.pipelines.encode import encode
 from gensys.pipelines.pool import Pool
@@ -393,6 +394,33 @@ def test_two_workers_train_a_users_recipe(undisturbed, root):
     assert lines(undisturbed)[-1]["loss"] < lines(undisturbed)[0]["loss"]
     assert not (undisturbed.path / "job.json").exists()
     assert not (undisturbed.path / "STOP").exists()
+
+
+def test_an_observer_changes_no_bit(undisturbed, root, session, tmp_path):
+    folder = RunFolder(tmp_path / "observed")
+    crew = Workers(2, folder, session, observe=True)
+    try:
+        train(folder, spec_of(root), workers=2, fresh=False, screen=SCREEN, crew=crew)
+    finally:
+        crew.close()
+    assert crew.failures == []
+    assert tensors(folder) == tensors(undisturbed)
+    seen = [json.loads(line)["step"] for line in (folder.path / "observations.jsonl").read_text().splitlines()]
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 300
+    assert {f"{step:08d}.png" for step in seen} == {path.name for path in (folder.path / "samples").iterdir()}
+    last = f"samples/{300:08d}.png"
+    assert (folder.path / last).read_bytes() == (undisturbed.path / last).read_bytes(), (
+        "the picture that is drawn inline"
+    )
+
+
+def test_an_observer_measures_samples(root, tmp_path):
+    folder = RunFolder(tmp_path / "flow")
+    shutil.copytree(root / "flow", folder.path)
+    found = observer._Looker(os.getcwd()).look(str(folder.path), 4)
+    assert found["step"] == 4
+    assert 0 < found["fd_lenet_512"] < 1e4
 
 
 def test_two_workers_train_what_one_process_trains(undisturbed, root, tmp_path):

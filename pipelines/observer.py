@@ -1,0 +1,126 @@
+"""A look at every checkpoint while training goes on: a grid of samples and a figure, made by an actor of its own.
+
+The driver, which has nothing to do meanwhile, watches the run's folder; whenever there is a newer whole checkpoint, and
+the last look is over, it asks the observer for one. The observer changes no bit of the training: it reads checkpoints,
+which are never changed, and writes pictures and lines of its own. It reserves nothing of Ray, so it is placed wherever
+there is room and shares a core where there is none; if it dies, the look is lost and the next one is not.
+
+    samples/STEP.png        the grid, as training draws it where there is no observer
+    observations.jsonl      {"step": ..., "fd_lenet_512": ..., "seconds": ...}, a line for each look
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from gensys.pipelines.evaluate import judge_of, real_source
+from gensys.pipelines.pool import BLOCK
+from gensys.pipelines.session import stand_in
+from ray.exceptions import RayActorError, RayTaskError
+
+from gensys.core import Codec
+from gensys.data.quarantine import readable
+from gensys.engine.checkpoint import newest
+from gensys.evaluate.classifier import features
+from gensys.evaluate.frechet import Moments, frechet
+from gensys.noise import Noise
+from gensys.preview import draw, labels_for
+from gensys.run_folder import RunFolder
+
+__all__ = ["Observer"]
+
+FILE = "observations.jsonl"
+_SAMPLES = 512  # that a figure is of: enough to see a run improve, few enough for a core to draw between checkpoints
+_FIRST_ID = 1 << 49  # far from the ids that anyone samples, and from those of the grids
+
+
+class _Looker:
+    """Runs in an actor."""
+
+    def __init__(self, directory: str) -> None:
+        torch.set_num_threads(1)  # the other cores train
+        stand_in(directory)
+        self._reference: Moments | None = None
+
+    @torch.no_grad()
+    def look(self, path: str, step: int) -> dict[str, float]:
+        """Draw the grid of a checkpoint and measure it."""
+        begun = time.perf_counter()
+        folder, spec = RunFolder(Path(path)), RunFolder(Path(path)).spec()
+        run = spec.load()
+        model = folder.model(spec, folder.weights_digest(str(step)))
+        draw(model, run, folder.path / "samples" / f"{step:08d}.png")
+        found: dict[str, float] = {"step": step}
+        source, _ = real_source(folder)
+        if not isinstance(model, Codec) and source.classes and len(source.shape) == 3:
+            judged = judge_of(source, folder.path / "judge").classifier
+            if self._reference is None:
+                rows = readable(source)[1][:_SAMPLES]
+                self._reference = Moments.of(features(judged, source.batch(rows, Noise(0, rows)).x))
+            drawn = []
+            for ids in (_FIRST_ID + torch.arange(_SAMPLES)).split(BLOCK):
+                labels = labels_for(ids - _FIRST_ID, len(run.source.classes))
+                drawn.append(features(judged, model.sample(labels, Noise(run.settings.seed, ids)).clamp(-1.0, 1.0)))
+            found[f"fd_lenet_{_SAMPLES}"] = frechet(Moments.of(torch.cat(drawn)), self._reference)
+        return found | {"seconds": round(time.perf_counter() - begun, 3)}
+
+
+class Observer:
+    """The driver's side. `watch` is called now and then; `close` waits for the look at the last checkpoint.
+
+    failures: looks that were lost, in words.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failures: list[str] = []
+        self._actor: Any = None
+        self._looking: Any = None
+        self._seen = -1
+
+    def watch(self) -> None:
+        """Take what the observer has found, and ask for the next look if there is a newer checkpoint."""
+        if self._looking is not None:
+            arrived, _ = ray.wait([self._looking], timeout=0)
+            if not arrived:
+                return
+            self._take()
+        named = [int(marker.parent.name) for marker in (self.folder / "checkpoints").glob("[0-9]*/COMMITTED")]
+        if max(named, default=-1) <= self._seen:  # looked at before every byte is read
+            return
+        at = newest(self.folder / "checkpoints")
+        if at is None or int(at.name) <= self._seen:
+            return
+        if self._actor is None:
+            self._actor = ray.remote(num_cpus=0, max_restarts=-1)(_Looker).remote(os.getcwd())
+        self._seen = int(at.name)
+        self._looking = self._actor.look.remote(str(self.folder), self._seen)
+
+    def close(self) -> None:
+        """Look at the last checkpoint, and end the actor."""
+        while True:
+            self.watch()
+            if self._looking is None:
+                break
+            ray.wait([self._looking])
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+    def _take(self) -> None:
+        try:
+            line = json.dumps(ray.get(self._looking))
+            with open(self.folder / FILE, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except (RayActorError, RayTaskError) as error:
+            # A checkpoint may be removed while it is looked at, and the actor may be killed: neither ends the training.
+            cause = getattr(error, "cause", None) or error
+            self.failures.append(f"step {self._seen} was not looked at: {cause}".splitlines()[0])
+        finally:
+            self._looking = None
