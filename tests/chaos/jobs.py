@@ -26,6 +26,7 @@ __all__ = ["Verdict", "gensys", "here", "leftovers", "made", "prepare", "small_d
 SHARD = 64
 SHARDS = 79  # of the 5,000 images, and of as many samples
 HERE = Path(__file__).parent
+HOW_IT_WENT = ("seconds", "workers", "restarts")
 RAY = {
     # Ray's own patience with a coordinator that is gone is a minute
     "RAY_gcs_rpc_server_reconnect_timeout_s": "6",
@@ -94,10 +95,14 @@ def made(job: Job) -> dict[str, bytes]:
         return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
     newest = max((out / "run" / "checkpoints").glob("*/COMMITTED")).parent
     files = {f"{newest.name}/{file.name}": file.read_bytes() for file in newest.glob("*.safetensors")}
-    lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        line.pop("seconds")
+    lines = [{k: v for k, v in line.items() if k not in HOW_IT_WENT} for line in _steps(out / "run" / "metrics.jsonl")]
     return {**files, "metrics.jsonl": json.dumps(lines).encode()}
+
+
+def _steps(log: Path) -> list[dict[str, float]]:
+    """The lines of steps; what is known of a checkpoint has lines of its own, as checkpoints come by the clock."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in lines if "val_loss" not in line]
 
 
 @dataclass
@@ -128,7 +133,7 @@ def verdict(disturbed: Job, quiet: Mapping[str, bytes]) -> Verdict:
     )
     out = disturbed.disk or disturbed.folder
     if disturbed.name == "train":
-        steps = [json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+        steps = [line["step"] for line in _steps(out / "run" / "metrics.jsonl")]
         result.twice = [step for step in set(steps) if steps.count(step) > 1]
         return result
     path = out / f"{disturbed.name}.zarr"
