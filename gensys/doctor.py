@@ -28,6 +28,8 @@ __all__ = ["DATA", "VARIABLES", "Check", "Consultation", "consultation", "cores"
 
 DATA = ("mnist", "fashion")  # the named data sets, known here without loading torch
 VARIABLES = {
+    "GENSYS_CACHE": "the folder where shards of stores in buckets are kept",
+    "GENSYS_CACHE_BYTES": "how much of them is kept",
     "GENSYS_CUDA": "0 leaves the CUDA kernels out when gensys is built",
     "GENSYS_KERNELS": "forces an implementation of the kernels (reference, native, ...)",
     "GENSYS_NATIVE": "0 switches the compiled kernels off",

@@ -35,6 +35,7 @@ __all__ = ["Workers", "show"]
 
 _SILENCE = 300  # seconds that a worker waits for another: rank 0 draws and saves meanwhile, which takes a minute or two
 _PLACING = 15  # seconds for Ray to place a group: after a loss it counts the lost host at first
+_LOOK_EVERY = 5.0  # seconds between looks whether Ray is alive on this host
 _MONITOR = 60.0  # seconds between looks for new hosts: a change costs about 15, so more often would not pay
 
 
@@ -122,10 +123,13 @@ class Workers:
         """Give the order and follow the log until the workers are done."""
         settings = spec.load().settings
         durable.replace(self.folder / "job.json", json.dumps(asdict(spec)).encode())
-        told, loss = False, float("nan")
+        told, loss, looked = False, float("nan"), time.monotonic()
         observer = Observer(self.folder) if self.observe else None
         while self._thread.is_alive():
             self._thread.join(POLL)
+            if time.monotonic() > looked + _LOOK_EVERY:
+                looked = time.monotonic()
+                self.session.require_host()
             if observer:
                 observer.watch()
             if asked() and not told:

@@ -35,6 +35,7 @@ BLOCK = 64  # rows computed at once, at fixed places: see `fill`
 
 _ATTEMPTS = 3  # a shard that killed three workers would kill the fourth: tell the user
 _LOOK_EVERY = 1.0  # seconds between looks at who is late
+_QUIET = 5.0  # seconds without a word of any worker, after which Ray itself is looked at
 
 
 class Job(Protocol):
@@ -119,11 +120,17 @@ class Pool:
         # a shard is given only to a worker that has started: one that finds no place must not hold a shard back
         running = {actor.load.remote(job): (actor, Order(None, 0.0)) for actor in self._actors}
         idle: list[Any] = []
+        heard = time.monotonic()
         while not pending.finished:
             while idle and (order := pending.take(time.monotonic())):
                 actor = idle.pop()
                 running[actor.run.remote(job, order.shard)] = actor, order
             arrived, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_EVERY)
+            if arrived:
+                heard = time.monotonic()
+            elif time.monotonic() > heard + _QUIET and self.session:
+                heard = time.monotonic()
+                self.session.require_host()
             for reference in arrived:
                 actor, order = running.pop(reference)
                 rows = self._answer(reference, order, pending)

@@ -92,6 +92,15 @@ class Session:
                     f"{have.get(name, 0.0):g}: use fewer --workers, or a larger cluster"
                 )
 
+    def require_host(self) -> None:
+        """Refuse to wait for ever on a host whose Ray is gone: the driver's own, without which nothing is started."""
+        own = ray.get_runtime_context().get_node_id()
+        if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):
+            raise GensysError(
+                "Ray's server on this host has died: what is committed is kept; the same command starts Ray anew, and "
+                "goes on"
+            )
+
     def close(self) -> None:
         """End Ray if it was started here, or leave the cluster."""
         self._closing.set()

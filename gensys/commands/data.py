@@ -29,7 +29,7 @@ def data(ctx: click.Context) -> None:
 def info(store: Path) -> Answer:
     """Tell what a store holds, where it comes from, and how far it is."""
     from gensys.data.info import describe
-    from gensys.data.joined_latents import stores_in
+    from gensys.data.members import stores_in
 
     answers: list[Answer] = []
     for path in map(Path, stores_in(store)):

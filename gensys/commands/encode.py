@@ -81,11 +81,12 @@ def encode(
         )
         return Answer({"store": out.resolve(), **found}, facts(found))
     from gensys.pipelines.encode import encode as pipeline
-    from gensys.pipelines.encode import encode_by_aspect
 
     keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
     shown, following = screen(quiet), f"gensys train latent_dit data={quoted(out)}"
     if ratio is not None:
+        from gensys.pipelines.encode import encode_by_aspect
+
         joined = encode_by_aspect(
             folder,
             out,

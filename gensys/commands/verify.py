@@ -18,7 +18,7 @@ from gensys.terminal import Answer, answering, quoted
 @answering
 def verify(store: Path | str, repair: bool) -> Answer:
     """Compare every byte of a store with what was committed."""
-    from gensys.data.joined_latents import stores_in
+    from gensys.data.members import stores_in
 
     return combined([_verify(found, repair) for found in stores_in(store)])
 

@@ -14,18 +14,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from gensys.data.joined import Joined
 from gensys.data.latents import LatentSource, Normalisation
+from gensys.data.members import KEY, damaged, is_joined, members
 from gensys.data.source import Source
 from gensys.durable import explained
 from gensys.durable import replace as put
 from gensys.errors import RunError, StoreError
 
-__all__ = ["check_normalisation", "is_joined", "join", "latents_in", "normalisation_of", "open_latents", "stores_in"]
-
-_KEY = "gensys_joined"
+__all__ = ["check_normalisation", "join", "latents_in", "normalisation_of", "open_latents"]
 
 
 def join(path: Path, names: Sequence[str], about: str) -> Joined:
@@ -34,7 +32,7 @@ def join(path: Path, names: Sequence[str], about: str) -> Joined:
     ours = {"stores": list(names), "about": about}
     common = _common(parts)
     ours |= {"normalisation": asdict(common), "digest": common.digest} if common else {}
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {_KEY: ours}}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: ours}}
     with explained(path, "joining the stores"):
         put(path / "zarr.json", json.dumps(group, indent=2).encode())
     return _open(path)
@@ -58,36 +56,6 @@ def _values(part: LatentSource) -> int:
     return part.store.attributes["states"]["good"] * math.prod(part.shape[1:])
 
 
-def is_joined(path: Path) -> bool:
-    """Whether a directory holds stores that `join` made one."""
-    try:
-        return _KEY in json.loads((path / "zarr.json").read_bytes())["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def stores_in(path: str | Path) -> list[str | Path]:
-    """The stores at a path: itself, or those that `join` made one there."""
-    if isinstance(path, str) or not is_joined(path):
-        return [path]
-    return [path / name for name in _members(path)["stores"]]
-
-
-def _members(path: Path) -> dict[str, Any]:
-    """What `join` wrote. Raises StoreError if it names something outside of the directory."""
-    ours = json.loads((path / "zarr.json").read_bytes())["attributes"][_KEY]
-    try:
-        if any("/" in name or name.startswith(".") for name in ours["stores"]):
-            raise StoreError(f"{str(path)!r} names a store outside of itself: it was not written by gensys")
-    except (KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
-    return ours
-
-
-def _damaged(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"the metadata {str(path / 'zarr.json')!r} are damaged ({error!r}): encode again")
-
-
 def open_latents(path: str | Path) -> LatentSource | Joined:
     """Open what `gensys encode` has made: a store of latents, or stores of many shapes. Raises StoreError."""
     path = Path(path)
@@ -95,7 +63,7 @@ def open_latents(path: str | Path) -> LatentSource | Joined:
 
 
 def _open(path: Path) -> Joined:
-    ours = _members(path)
+    ours = members(path)
     try:
         names, about, numbers = ours["stores"], ours["about"], ours.get("normalisation")
         parts = [LatentSource.open(path / name) for name in names]
@@ -108,7 +76,7 @@ def _open(path: Path) -> Joined:
                 )
             parts = [replace(part, normalisation=common) for part in parts]
     except (KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     return Joined(tuple(parts), about, path.stem)
 
 
