@@ -32,7 +32,7 @@ chaos: ## a hundred kills and more while encoding, training and sampling (SEED=7
 	@$(PYTHON) bootstrap.py test
 	CHAOS_SEED=$(or $(SEED),0) CHAOS_JSON=$(JSON) .venv/bin/python -m pytest -s -o faulthandler_timeout=0 -m chaos tests/chaos $(PYTEST_ARGS)
 
-exhaustive: ## kills at every single system call that matters, in minutes; the normal tests have some of them
+exhaustive: ## kills at every single system call that matters, and what else takes minutes; the normal tests have short versions
 	@$(PYTHON) bootstrap.py test
 	.venv/bin/python -m pytest -m exhaustive tests $(PYTEST_ARGS)
 

@@ -46,7 +46,7 @@ def test_one_bucket_gives_the_batches_of_the_plain_order():
     assert batches == Counter(tuple(order.rows(7, step, 8, 37).tolist()) for step in range(37))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(counts=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any), batch=st.integers(1, 9))
 def test_every_image_is_seen_equally_often(counts, batch):
     """Nothing dropped, nothing padded: each bucket's stream is whole epochs, and the streams keep pace."""

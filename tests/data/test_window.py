@@ -72,6 +72,7 @@ def test_memory_is_flat_in_the_size_of_the_store(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux")
 def test_maps_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "_OPEN_SHARDS", 8)
+    gc.collect()  # what other tests have left
     store, before = sparse(tmp_path / "s.zarr", 40), maps()
     rows = np.random.default_rng(0).permutation(len(store) // 16) * 16
     for _ in range(3):

@@ -123,7 +123,7 @@ class Dropped(MLP):  # draws from torch's own generator
 
 model = Diffusion(Denoiser(Dropped(2, width=32, depth=2), Linear(), velocity), (2,))
 settings = Settings(
-    32, Budget(images=32 * 60), Optim(warmup=10), precision="fp32", save_every=0.0, log_every=7, parts=parts
+    32, Budget(images=32 * 40), Optim(warmup=10), precision="fp32", save_every=0.0, log_every=7, parts=parts
 )
 seen = [0]
 
@@ -134,6 +134,8 @@ def batch(step):
     return Batch(Noise(1, rows).normal((2,), Stream.EPS), {}, rows)
 
 train(model, batch, settings, folder, world=world, stop=lambda: seen[0] >= last)
+if size > 1:
+    dist.destroy_process_group()  # its threads do not like to be left
 """
 
 
@@ -167,14 +169,13 @@ def bits(folder):
 
 @pytest.mark.slow
 def test_exact_training_gives_the_same_bits_for_any_number_of_workers_and_for_all_of_them_in_turn(tmp_path):
-    for size in (1, 3, 5):
+    for size in (1, 3):
         together(tmp_path / str(size), size, parts=8)
     alone = bits(tmp_path / "1")
-    for size in (3, 5):
-        assert bits(tmp_path / str(size)) == alone
+    assert bits(tmp_path / "3") == alone
 
     changing = tmp_path / "changing"
-    together(changing, 4, parts=8, kill_at=15)
+    together(changing, 5, parts=8, kill_at=15)
     together(changing, 1, parts=8, last=25)
     killed = read_state(newest(changing / "checkpoints")).step
     assert 20 <= killed <= 30

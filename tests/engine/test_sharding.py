@@ -53,6 +53,8 @@ train(model, batch, settings, folder, world=world, preview=preview, score=lambda
     sum(p.double().square().sum() for p in average.parameters())), stop=lambda: seen[0] >= last, shard=bool(shard))
 local = sum((p.to_local() if is_sharded(p) else p).numel() for p in model.parameters())
 print(local, sum(p.numel() for p in model.parameters()), len(shown))
+if size > 1:
+    dist.destroy_process_group()
 """
 
 
@@ -101,7 +103,7 @@ def test_sharded_weights_train_as_whole_ones_do_and_go_on_either_way(tmp_path):
     assert_same_training(turns, tmp_path / "alone")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_bfloat16_weights_are_gathered_and_the_shards_stay_float32(tmp_path):
     together(tmp_path / "sharded", 2, 1, precision="bf16")
     together(tmp_path / "whole", 1, 0, precision="bf16")

@@ -366,6 +366,7 @@ if size > 1:
     every = [torch.empty_like(flat) for _ in range(size)]
     dist.all_gather(every, flat)
     assert all(torch.equal(flat, other) for other in every), "the workers' weights or buffers differ"
+    dist.destroy_process_group()
 """
 
 
