@@ -82,6 +82,7 @@ MARKS = (
     Mark("dit training step", 1.15, "gensys", "diffusers", ceiling=_TRAINING),
     Mark("dit training step", 1.15, "gensys", "diffusers", dtype="bfloat16"),
     Mark("read shuffled batches", 20.0, "gensys", "zarr-python", dtype="float16"),
+    Mark("read shuffled batches", 10.0, "gensys", "mosaicml mds", dtype="float16"),
     Mark("read shuffled batches", 0.6, "gensys", "numpy memmap", dtype="float16"),
     Mark("dit sampling step", 1.0, "gensys", "diffusers", what="memory"),
     Mark("dit training step", 1.0, "gensys", "diffusers", what="memory"),

@@ -21,7 +21,7 @@ NEEDED = {
     "sampling": {"diffusers": "diffusers"},
     "training": {"diffusers": "diffusers"},
     "encode": {},
-    "io": {},
+    "io": {"streaming": "mosaicml-streaming"},
 }
 """suite -> module -> what pip calls it."""
 
