@@ -94,6 +94,8 @@ class Session:
 
     def require_host(self) -> None:
         """Refuse to wait for ever on a host whose Ray is gone: the driver's own, without which nothing is started."""
+        if not self._connected.is_set():  # it is still starting
+            return
         own = ray.get_runtime_context().get_node_id()
         if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own):
             raise GensysError(
