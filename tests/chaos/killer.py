@@ -25,7 +25,7 @@ __all__ = ["Event", "Job", "Story", "disturb", "plan", "processes"]
 KILL, PAUSE, FULL = "SIGKILL", "SIGSTOP, SIGCONT", "disk full"
 VICTIMS = ("worker", "raylet", "coordinator", "driver", "disk")
 _LATEST = 0.85  # of the progress: what comes later might find the job done
-_PATIENCE = 150.0  # seconds without progress or end: a job that hangs
+_PATIENCE = 300.0  # seconds without progress or end: a job that hangs, on a machine that may be busy with others
 _STOPPED = (1.0, 4.0)  # seconds that a stopped process rests, drawn uniformly
 _STARVED = 20.0  # seconds that a disk stays full if nobody ends of it
 
