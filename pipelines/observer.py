@@ -24,13 +24,15 @@ from gensys.pipelines.pool import BLOCK
 from gensys.pipelines.session import stand_in
 from ray.exceptions import RayActorError, RayTaskError
 
-from gensys.core import Codec
+from gensys.core import Codec, Generative
 from gensys.data.quarantine import readable
-from gensys.engine.checkpoint import newest
+from gensys.engine.checkpoint import load_weights, newest
+from gensys.errors import CheckpointError, RunError
 from gensys.evaluate.classifier import features
 from gensys.evaluate.frechet import Moments, frechet
 from gensys.noise import Noise
 from gensys.preview import draw, labels_for
+from gensys.run import Run
 from gensys.run_folder import RunFolder
 
 __all__ = ["Observer"]
@@ -49,26 +51,52 @@ class _Looker:
         self._reference: Moments | None = None
 
     @torch.no_grad()
-    def look(self, path: str, step: int) -> dict[str, float]:
-        """Draw the grid of a checkpoint and measure it."""
-        begun = time.perf_counter()
-        folder, spec = RunFolder(Path(path)), RunFolder(Path(path)).spec()
-        run = spec.load()
-        model = folder.model(spec, folder.weights_digest(str(step)))
+    def look(self, path: str, seen: int) -> dict[str, Any] | None:
+        """Draw the grid of the newest checkpoint and measure it; None if it is no newer than `seen`."""
+        begun, folder = time.perf_counter(), RunFolder(Path(path))
+        run = folder.spec().load()
+        model = folder.spec().model(run)
+        step = self._load(model, folder.path / "checkpoints")
+        if step <= seen:
+            return None
         draw(model, run, folder.path / "samples" / f"{step:08d}.png")
-        found: dict[str, float] = {"step": step}
-        source, _ = real_source(folder)
-        if not isinstance(model, Codec) and source.classes and len(source.shape) == 3:
-            judged = judge_of(source, folder.path / "judge").classifier
-            if self._reference is None:
-                rows = readable(source)[1][:_SAMPLES]
-                self._reference = Moments.of(features(judged, source.batch(rows, Noise(0, rows)).x))
-            drawn = []
-            for ids in (_FIRST_ID + torch.arange(_SAMPLES)).split(BLOCK):
-                labels = labels_for(ids - _FIRST_ID, len(run.source.classes))
-                drawn.append(features(judged, model.sample(labels, Noise(run.settings.seed, ids)).clamp(-1.0, 1.0)))
-            found[f"fd_lenet_{_SAMPLES}"] = frechet(Moments.of(torch.cat(drawn)), self._reference)
+        found: dict[str, Any] = {"step": step}
+        try:
+            found |= self._measure(model, run, folder)
+        except RunError as error:  # no classifier for data like these
+            found["not_measured"] = str(error)
         return found | {"seconds": round(time.perf_counter() - begun, 3)}
+
+    def _load(self, model: Generative, checkpoints: Path) -> int:
+        """The averaged weights of the newest checkpoint, which may be removed, for a newer one, while it is read."""
+        for last in (False, False, True):
+            at = newest(checkpoints)
+            if at is None:
+                return -1
+            try:
+                load_weights(model, at / "average.safetensors")
+            except CheckpointError:
+                if last:
+                    raise
+            else:
+                model.requires_grad_(False).eval()
+                return int(at.name)
+        return -1
+
+    def _measure(self, model: Generative, run: Run, folder: RunFolder) -> dict[str, float]:
+        """The Frechet distance of a few samples; {} for a codec and for data that are no labelled images."""
+        source, _ = real_source(folder)
+        if isinstance(model, Codec) or not source.classes or len(source.shape) != 3:
+            return {}
+        judged = judge_of(source, folder.path / "judge").classifier
+        if self._reference is None:
+            rows = readable(source)[1][:_SAMPLES]
+            self._reference = Moments.of(features(judged, source.batch(rows, Noise(0, rows)).x))
+        drawn = []
+        for ids in (_FIRST_ID + torch.arange(_SAMPLES)).split(BLOCK):
+            labels = labels_for(ids - _FIRST_ID, len(run.source.classes))
+            drawn.append(features(judged, model.sample(labels, Noise(run.settings.seed, ids)).clamp(-1.0, 1.0)))
+        return {f"fd_lenet_{_SAMPLES}": frechet(Moments.of(torch.cat(drawn)), self._reference)}
 
 
 class Observer:
@@ -92,15 +120,12 @@ class Observer:
                 return
             self._take()
         named = [int(marker.parent.name) for marker in (self.folder / "checkpoints").glob("[0-9]*/COMMITTED")]
-        if max(named, default=-1) <= self._seen:  # looked at before every byte is read
-            return
-        at = newest(self.folder / "checkpoints")
-        if at is None or int(at.name) <= self._seen:
+        if max(named, default=-1) <= self._seen:
             return
         if self._actor is None:
             self._actor = ray.remote(num_cpus=0, max_restarts=-1)(_Looker).remote(os.getcwd())
-        self._seen = int(at.name)
-        self._looking = self._actor.look.remote(str(self.folder), self._seen)
+        before, self._seen = self._seen, max(named)
+        self._looking = self._actor.look.remote(str(self.folder), before)
 
     def close(self) -> None:
         """Look at the last checkpoint, and end the actor."""
@@ -115,11 +140,12 @@ class Observer:
 
     def _take(self) -> None:
         try:
-            line = json.dumps(ray.get(self._looking))
-            with open(self.folder / FILE, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except (RayActorError, RayTaskError) as error:
-            # A checkpoint may be removed while it is looked at, and the actor may be killed: neither ends the training.
+            found: dict[str, Any] | None = ray.get(self._looking)
+            if found is not None:
+                self._seen = max(self._seen, found["step"])
+                with open(self.folder / FILE, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(found) + "\n")
+        except (RayActorError, RayTaskError) as error:  # the actor may be killed: that does not end the training
             cause = getattr(error, "cause", None) or error
             self.failures.append(f"step {self._seen} was not looked at: {cause}".splitlines()[0])
         finally:

@@ -223,6 +223,10 @@ class Wrapping:
     def counts(self):
         return self.pool.counts
 
+    @property
+    def workers(self):
+        return self.pool.workers
+
     def map(self, job, shards, done):
         self.pool.map(self.wrap(job), shards, done)
 
@@ -415,12 +419,14 @@ def test_an_observer_changes_no_bit(undisturbed, root, session, tmp_path):
     )
 
 
-def test_an_observer_measures_samples(root, tmp_path):
+def test_an_observer_says_what_it_cannot_measure(root, tmp_path):
     folder = RunFolder(tmp_path / "flow")
     shutil.copytree(root / "flow", folder.path)
-    found = observer._Looker(os.getcwd()).look(str(folder.path), 4)
+    looker = observer._Looker(os.getcwd())
+    assert looker.look(str(folder.path), 4) is None, "it has been seen"
+    found = looker.look(str(folder.path), -1)
     assert found["step"] == 4
-    assert 0 < found["fd_lenet_512"] < 1e4
+    assert "28..64" in found["not_measured"], "the classifier cannot see images so small"
 
 
 def test_two_workers_train_what_one_process_trains(undisturbed, root, tmp_path):
