@@ -167,11 +167,11 @@ def efficiency(session: Session, quick: bool) -> dict[str, Any]:
     """Encoding and sampling: seconds with one worker and with two, one thread each."""
     found: dict[str, Any] = {}
     with _folder() as folder:
-        tiny = {"budget": "64", "batch": "16", "precision": "fp32"} | ({"width": "8"} if quick else {})
+        tiny = {"budget": "64", "batch": "16", "precision": "fp32", "width": "8" if quick else "64"}
         codec, flow = RunFolder(folder / "codec"), RunFolder(folder / "flow")
         train(codec, resolve("kl_autoencoder", {"data": "mnist", **tiny}), workers=0, fresh=False, screen=_QUIET)
         encode(codec, folder / "z.zarr", data=None, shard=None, workers=0, screen=_QUIET)
-        tiny |= {"data": str(folder / "z.zarr")} | ({"width": "16"} if quick else {})
+        tiny |= {"data": str(folder / "z.zarr"), "width": "16" if quick else "128"}
         train(flow, resolve("latent_dit", tiny), workers=0, fresh=False, screen=_QUIET)
         count = 256 if quick else 2048
 
