@@ -209,7 +209,7 @@ def test_every_file_has_a_kind(world):
 
 
 @pytest.mark.parametrize(
-    "damage", [pytest.param(d, marks=() if d == "flipped" else pytest.mark.exhaustive) for d in DAMAGES]
+    "damage", [pytest.param(d, marks=() if d == "flip" else pytest.mark.exhaustive) for d in DAMAGES]
 )
 def test_damage_is_found_named_and_repaired_or_refused(world, damage):
     root, before = world
