@@ -42,7 +42,7 @@ CHUNK = 64
 ACTORS = (1, 2, 4, 8)
 MARKERS = 250_000  # 10^9 rows in shards of 4096 are 244,141
 _QUIET = Screen(quiet=True)
-_ARRAYS = {name: ArraySpec(SHAPE, "float16") for name in ("mean", "logvar")}
+_ARRAYS = {name: ArraySpec(SHAPE, "float16") for name in ("mean", "logvar")} | {"state": ArraySpec((), "uint8")}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def commits(rows: int, count: int) -> dict[str, Any]:
     with _folder() as folder:
         store = Store.create(folder / "s.zarr", _ARRAYS, rows * count, rows, CHUNK, {})
         block = np.random.default_rng(0).standard_normal((rows, *SHAPE)).astype(np.float16)
-        taken = [_seconds(lambda k=k: store.commit(k, {"mean": block, "logvar": block})) for k in range(count)]
+        arrays = {"mean": block, "logvar": block, "state": np.zeros(rows, np.uint8)}
+        taken = [_seconds(lambda k=k: store.commit(k, arrays)) for k in range(count)]
         data = block.tobytes() * 2
 
         def plain(k: int) -> None:
@@ -142,7 +143,8 @@ def markers(count: int) -> dict[str, Any]:
     """Seconds to look what is committed in a store of so many shards, to seal it, and to open it sealed."""
     with _folder() as folder:
         store = Store.create(folder / "s.zarr", {"x": ArraySpec((), "uint8")}, count, 1, 1, {})
-        record = {"rows": 1, "fingerprint": store.fingerprint, "digests": {"x": "0" * 32}}
+        digests = {"x": "1" * 32}  # zeros would mean that it is not there
+        record = {"rows": 1, "fingerprint": store.fingerprint, "digests": digests}
         for shard in range(count):
             marker = store.marker(shard)
             if shard % 1000 == 0:
