@@ -1,12 +1,14 @@
-"""Write docs/scaling.md from what `python pipelines/simulate.py --json FILE` measured: python docs/scaling.py FILE [TO]
+"""Write docs/scaling.md: python docs/scaling.py SIMULATED [--reading READ] [--chaos FILE ...] [--to PAGE]
 
-What one driver does in a second is measured; what 1,000 GPUs ask of it is computed here, from the assumptions below.
+SIMULATED is what `python pipelines/simulate.py --json FILE` measured: what one driver does in a second; what 1,000 GPUs
+ask of it is computed here, from the assumptions below. READ is of `gensys bench io --peers --json FILE`, each FILE of
+`make chaos SEED=... JSON=FILE`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -225,9 +227,47 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def main(file: Path, target: Path) -> None:
-    target.write_text(page(json.loads(file.read_text())))
+def _reading(found: Mapping[str, Any]) -> list[str]:
+    """The rows of `gensys bench io`."""
+    lines = ["| batches | ours | times as long take |", "|---|---|---|"]
+    for name, shape in dict.fromkeys((row["name"], row["shape"]) for row in found["rows"]):
+        rows = [row for row in found["rows"] if (row["name"], row["shape"]) == (name, shape)]
+        peers = ", ".join(f"{row['peer']} {row['ratio']:.3g}" for row in rows)
+        lines.append(f"| {name}, {shape} float16 | {1e3 * rows[0]['ours_seconds']:.3f} ms | {peers} |")
+    timed = found["protocol"]["timed"]
+    return ["", "## Reading", "", f"Batches of latents in memory, one thread, {timed}:", "", *lines]
+
+
+def _chaos(books: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `make chaos` did and found."""
+    lines = ["| seed | SIGKILL | SIGSTOP, SIGCONT | disk full | new starts of the driver | bytes that differ | took |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for book in books:
+        events = [event["kind"] for job in book["jobs"] for event in job["events"]]
+        starts = sum(len(job["said"]) - 1 for job in book["jobs"])
+        wrong = sum(len(job["left"][name]) for job in book["jobs"] for name in ("lost", "extra", "differing", "twice"))
+        longest = max(job["seconds"] for job in book["jobs"])
+        counts = [events.count(kind) for kind in ("SIGKILL", "SIGSTOP, SIGCONT", "disk full")]
+        lines.append(f"| {book['seed']} | {' | '.join(map(str, counts))} | {starts} | {wrong} | {_time(longest)} |")
+    text = (
+        "Encoding, exact training and sampling, side by side on two workers each, disturbed as their progress allows; "
+    )
+    text += "then every row is counted and every byte compared with what a quiet run leaves (`make chaos`):"
+    return ["", "## Faults", "", text, "", *lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write docs/scaling.md.")
+    parser.add_argument("simulated", type=Path)
+    parser.add_argument("--reading", type=Path)
+    parser.add_argument("--chaos", type=Path, nargs="*", default=[])
+    parser.add_argument("--to", type=Path, default=HERE / "scaling.md")
+    asked = parser.parse_args()
+    text = page(json.loads(asked.simulated.read_text())).rstrip().splitlines()
+    text += _reading(json.loads(asked.reading.read_text())) if asked.reading else []
+    text += _chaos([json.loads(file.read_text()) for file in asked.chaos]) if asked.chaos else []
+    asked.to.write_text("\n".join(text) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "scaling.md")
+    main()
