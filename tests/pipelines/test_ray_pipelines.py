@@ -245,8 +245,9 @@ def test_a_killed_worker_changes_nothing(root, tmp_path, pool, make, after):
 
 @pytest.mark.parametrize(("make", "workers"), [(code, 1), (draw, 2)])
 def test_a_stopped_worker_holds_no_shard(root, tmp_path, session, monkeypatch, make, workers):
-    """SIGSTOP: another does its shard; alone, it is ended for that. The last shard, so nothing else is waited for."""
+    """SIGSTOP: another does its shard; alone, it is ended for that, even if it is the first and no time is known."""
     monkeypatch.setattr(shards, "LEAST", 5.0)
+    monkeypatch.setattr(shards, "UNKNOWN", 5.0)
     mark, pool = tmp_path / "stopped", Pool(workers, session, cpus=0)
     wrapped = Wrapping(pool, lambda job: Mortal(job, 3, False, str(mark), signal.SIGSTOP))
     store = make(root, tmp_path / "stopped.zarr", pool=wrapped)
