@@ -213,7 +213,7 @@ def overhead(session: Session, seconds: float) -> dict[str, Any]:
 
 def measure(quick: bool) -> dict[str, Any]:
     """All of it. quick: tiny, to see that it works; the figures then mean nothing."""
-    shards = 200 if quick else 5000
+    shards = 200 if quick else 2000
     with Session(max(ACTORS)) as session:
         session.ready()
         document: dict[str, Any] = {
