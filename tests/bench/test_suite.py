@@ -226,14 +226,15 @@ def test_missing_peers_come_with_the_line_that_installs_them(monkeypatch):
     require("io")
 
 
-def test_every_suite_says_which_peers_it_needs_and_all_are_in_the_extra():
+def test_every_suite_says_which_peers_it_needs_and_all_are_in_the_extras():
     import re
     import tomllib
     from pathlib import Path
 
     assert NEEDED.keys() == SUITES.keys()
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    extra = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["peers"]}
+    extras = project["optional-dependencies"]
+    extra = {re.match(r"[\w-]+", line)[0] for line in (*extras["peers"], *extras["mds"])}
     assert extra == {package for packages in NEEDED.values() for package in packages.values()}
 
 
