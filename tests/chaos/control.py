@@ -1,7 +1,6 @@
 """The negative control: a writer without the commit protocol, to show that the chaos tests see what it prevents.
 
-It writes a shard in its place, piece by piece, and takes "the file is there" for "the shard is done", as a driver that
-is started again does: that is who leaves torn shards, as a worker that dies has its shard done again. In the end what
+It writes a shard in its place, piece by piece, and takes "the file is there" for "the shard is done". In the end what
 is there becomes a store like any other: rows that were never written are zeros.
 """
 
@@ -23,6 +22,8 @@ def _in_place(store, shard):
 def _commit(store, shard, arrays):
     if "label" not in store.config.arrays:  # not the store that is made, but one of notes on the way
         return commit(store, shard, arrays)
+    if _in_place(store, shard).exists():
+        return False
     data = b"".join(arrays[name].tobytes() for name in sorted(arrays))
     with open(_in_place(store, shard), "wb", buffering=0) as file:
         for k in range(PIECES):

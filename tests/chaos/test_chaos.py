@@ -155,7 +155,7 @@ def test_without_the_commit_protocol_the_same_is_caught(tmp_path, ray_folder, na
     disturbed = job(name, tmp_path, tmp_path / "disturbed", 2)
     dice = random.Random(f"{SEED} control {name}")
     environment = {**RAY, "RAY_TMPDIR": str(ray_folder), "CHAOS_PAUSE": "0.3"}
-    story = disturb(disturbed, plan(dice, {(KILL, "worker"): 4, (KILL, "driver"): 4}), dice, environment)
+    story = disturb(disturbed, plan(dice, {(KILL, "worker"): 8, (KILL, "driver"): 1}), dice, environment)
     leftovers(disturbed.folder)
     result = verdict(disturbed, made(undisturbed))
     print(f"\n{table([story])}\ncontrol: {len(result.differing)} files differ, {len(result.absent)} rows are absent")
