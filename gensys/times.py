@@ -1,11 +1,12 @@
 """Times: the law of t in training, and the grid of t in sampling.
 
-A law draws t for each row of a batch from its `Noise`, within (0, 1): it is a fraction of the path's span. A grid is
-a decreasing list of n + 1 fractions from 1 to 0, in double precision.
+A law draws t for each row of a batch from its `Noise`, within [0, 1]: it is a fraction of the path's span. A grid is a
+decreasing list of n + 1 fractions that ends at 0, in double precision; it starts at 1 unless it says otherwise.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,23 +14,53 @@ import torch
 from torch import Tensor
 
 from gensys.noise import Noise, Stream
-from gensys.paths import Path
+from gensys.paths import Path, at_ratio
 
-__all__ = ["LogitNormal", "TimeLaw", "Uniform", "on", "shifted", "uniform"]
+__all__ = [
+    "LogNormal",
+    "LogitNormal",
+    "Mode",
+    "Shifted",
+    "Steps",
+    "TimeLaw",
+    "Uniform",
+    "cosine",
+    "karras",
+    "leading",
+    "log_snr",
+    "on",
+    "quadratic",
+    "shifted",
+    "trailing",
+    "uniform",
+]
 
 
 class TimeLaw(Protocol):
-    """A density on (0, 1); returns (B,) float32."""
+    """A density on [0, 1]; returns (B,) float32."""
 
     def __call__(self, noise: Noise) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """t ~ U(0, 1)."""
+    """t ~ U(low, high). A path that is singular at its data end is not trained there."""
+
+    low: float = 0.0
+    high: float = 1.0
 
     def __call__(self, noise: Noise) -> Tensor:
-        return noise.uniform((1,), Stream.TIME)[:, 0]
+        return self.low + (self.high - self.low) * noise.uniform((1,), Stream.TIME)[:, 0]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """t uniform on 1 / n, 2 / n, ..., 1: the steps of a discrete schedule. Ho et al., 2020, arXiv:2006.11239."""
+
+    n: int = 1000
+
+    def __call__(self, noise: Noise) -> Tensor:
+        return ((noise.uniform((1,), Stream.TIME)[:, 0] * self.n).floor().clamp(max=self.n - 1) + 1) / self.n
 
 
 @dataclass(frozen=True)
@@ -46,11 +77,128 @@ class LogitNormal:
         return torch.sigmoid(self.mean + self.std * noise.normal((1,), Stream.TIME)[:, 0])
 
 
-def uniform(n: int) -> list[float]:
-    """1, (n - 1) / n, ..., 1 / n, 0."""
+@dataclass(frozen=True)
+class Mode:
+    """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), u ~ U(0, 1): heavy in the middle, with mass at both ends.
+
+    scale: from -1 to 2 / (pi - 2), where the map stays monotonic; 0 = uniform. Esser et al., 2024, arXiv:2403.03206,
+    section 3.1.
+    """
+
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.scale <= 2.0 / (math.pi - 2.0):
+            raise ValueError(f"'scale' must lie in [-1, {2 / (math.pi - 2):.4f}], got {self.scale}")
+
+    def __call__(self, noise: Noise) -> Tensor:
+        u = noise.uniform((1,), Stream.TIME)[:, 0]
+        return 1.0 - u - self.scale * (torch.cos(0.5 * math.pi * u).square() - 1.0 + u)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """ln(sigma / alpha) ~ N(mean, std^2): EDM's law of noise levels, on any path.
+
+    Levels beyond the path's ends are taken at them. Karras et al., 2022, arXiv:2206.00364, table 1.
+    """
+
+    path: Path
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, noise: Noise) -> Tensor:
+        low, high = self.path.span
+        ratio = torch.exp(self.mean + self.std * noise.normal((1,), Stream.TIME)[:, 0])
+        return (at_ratio(self.path, ratio) - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A law whose times are moved by `shifted`, for data of higher resolution."""
+
+    law: TimeLaw
+    shift: float
+
+    def __call__(self, noise: Noise) -> Tensor:
+        t = self.law(noise)
+        return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+
+
+def _steps(n: int) -> int:
     if n < 1:
         raise ValueError(f"'n' must be at least 1 step, got {n}")
-    return [(n - k) / n for k in range(n + 1)]
+    return n
+
+
+def uniform(n: int) -> list[float]:
+    """1, (n - 1) / n, ..., 1 / n, 0."""
+    return [(n - k) / n for k in range(_steps(n) + 1)]
+
+
+def quadratic(n: int) -> list[float]:
+    """The squares of `uniform`: finer near the data. Song, Meng and Ermon, 2020, arXiv:2010.02502, appendix D.2."""
+    return [t * t for t in uniform(n)]
+
+
+def cosine(n: int) -> list[float]:
+    """1 - cos(pi u / 2) for u of `uniform`: finer near the data, linear near the noise."""
+    return [1.0 - math.cos(0.5 * math.pi * u) for u in uniform(n)]
+
+
+def leading(n: int, steps: int = 1000, offset: int = 0) -> list[float]:
+    """n steps of a discrete schedule, `steps` // n apart, from its first one on, and 0; it starts below 1.
+
+    offset: added to the number of every step. DDIM's and DDPM's codes, "leading" in diffusers.
+    """
+    return _discrete([k * (steps // _steps(n)) + offset for k in reversed(range(n))], steps)
+
+
+def trailing(n: int, steps: int = 1000) -> list[float]:
+    """n steps of a discrete schedule, evenly from its last one back, and 0: it starts at pure noise.
+
+    Lin, Liu, Li and Yang, 2023, arXiv:2305.08891, section 3.3.
+    """
+    return _discrete([round(steps - k * steps / _steps(n)) - 1 for k in range(n)], steps)
+
+
+def _discrete(numbers: list[int], steps: int) -> list[float]:
+    """Step numbers from 0, as alpha_bar counts them -> fractions, and 0."""
+    if numbers and not (numbers[-1] >= 0 and numbers[0] < steps):
+        raise ValueError(f"'n' and 'offset' must give steps in [0, {steps}), got {numbers[-1]}..{numbers[0]}")
+    return [*((k + 1) / steps for k in numbers), 0.0]
+
+
+def karras(path: Path, n: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> list[float]:
+    """n noise levels sigma / alpha from `high` to `low`, evenly in their rho-th roots, and 0; on any path.
+
+    A level beyond the path's end is an error. Karras et al., 2022, arXiv:2206.00364, equation 5.
+    """
+    roots = high ** (1 / rho), low ** (1 / rho)
+    return _levels(path, [(roots[0] + (roots[1] - roots[0]) * u) ** rho for u in _unit(n)])
+
+
+def log_snr(path: Path, n: int, low: float = 0.002, high: float = 80.0) -> list[float]:
+    """n noise levels sigma / alpha from `high` to `low`, evenly in their logarithms, and 0; on any path.
+
+    Lu et al., 2022, "DPM-Solver", arXiv:2206.00927, section 3.
+    """
+    return _levels(path, [high * (low / high) ** u for u in _unit(n)])
+
+
+def _unit(n: int) -> list[float]:
+    """0 to 1 in n - 1 even steps."""
+    return [k / max(1, n - 1) for k in range(_steps(n))]
+
+
+def _levels(path: Path, ratios: list[float]) -> list[float]:
+    low, high = path.span
+    end = path(high)
+    if end.sigma < ratios[0] * end.alpha * (1.0 - 1e-12):
+        raise ValueError(
+            f"'high' must be a noise level that {path} reaches, {end.sigma / end.alpha:g}, got {ratios[0]}"
+        )
+    return [*((at_ratio(path, r) - low) / (high - low) for r in ratios), 0.0]
 
 
 def shifted(times: list[float], shift: float) -> list[float]:

@@ -6,7 +6,23 @@ import pytest
 import torch
 
 from gensys import targets
-from gensys.paths import Cosine, Linear, expand
+from gensys.paths import (
+    EDM as EDMPath,
+)
+from gensys.paths import (
+    VE,
+    VP,
+    Cosine,
+    Discrete,
+    Linear,
+    SubVP,
+    at_ratio,
+    cosine_schedule,
+    expand,
+    linear_schedule,
+    scaled_linear_schedule,
+    zero_terminal_snr,
+)
 from gensys.targets import EDM, recover, require_well_posed
 
 PATHS = [Linear(), Cosine()]
