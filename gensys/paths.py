@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -86,7 +87,7 @@ class Linear:
     span: tuple[float, float] = (0.0, 1.0)
 
     def __call__(self, t: Scalar) -> Coefs:
-        one = t * 0.0 + 1.0  # broadcasts as t does
+        one = t * 0.0 + 1.0  # of the shape of t
         return Coefs(one - t, t, -one, one)
 
 
@@ -103,7 +104,7 @@ class Cosine:
 
     def __call__(self, t: Scalar) -> Coefs:
         h = math.pi / 2
-        cos, sin = _of("cos", h * t), _of("sin", h * t)
+        cos, sin = _of("sin", h * (1.0 - t)), _of("sin", h * t)  # a cosine that is 0, not 6e-17, at t = 1
         return Coefs(cos, sin, -h * sin, h * cos)
 
 
@@ -193,7 +194,8 @@ class Discrete:
     """A variance-preserving schedule of T steps, alpha_bar[k - 1] = alpha^2 at t = k / T, on (0, 1).
 
     alpha = cos(phi), sigma = sin(phi). Between the steps the angle phi is linear in t, so the path is defined, and
-    variance preserving, everywhere, up to alpha = 0 where a schedule ends there. See `linear_schedule` and the like.
+    variance preserving, everywhere, up to alpha = 0 where a schedule ends there. At a step the derivatives are those of
+    the side of the noise. See `linear_schedule` and the like.
 
     Ho, Jain and Abbeel, 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239.
     """
@@ -202,34 +204,50 @@ class Discrete:
     span: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not self.alpha_bar or any(not b < a for a, b in zip((1.0, *self.alpha_bar), self.alpha_bar, strict=False)):
+        if not self.alpha_bar or any(not b < a for a, b in pairwise((1.0, *self.alpha_bar))):
             raise ValueError(f"'alpha_bar' must decrease from below 1, got {self.alpha_bar[:4]}...")
         if self.alpha_bar[-1] < 0:
             raise ValueError(f"'alpha_bar' must not be negative, got {self.alpha_bar[-1]} at the end")
 
+    def __repr__(self) -> str:
+        """Without a thousand numbers."""
+        return f"Discrete({len(self.alpha_bar)} steps, alpha_bar {self.alpha_bar[0]:.6g} to {self.alpha_bar[-1]:.6g})"
+
     @cached_property
-    def angles(self) -> tuple[float, ...]:
-        """phi at t = 0, 1 / T, ..., 1."""
-        return (0.0, *(math.atan2(math.sqrt(1.0 - a), math.sqrt(a)) for a in self.alpha_bar))
+    def angles(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """phi and pi / 2 - phi at t = 0, 1 / T, ..., 1: both, so that neither end is the difference of two numbers."""
+        pairs = [(math.sqrt(1.0 - a), math.sqrt(a)) for a in (1.0, *self.alpha_bar)]
+        return tuple(math.atan2(s, a) for s, a in pairs), tuple(math.atan2(a, s) for s, a in pairs)
 
     def __call__(self, t: Scalar) -> Coefs:
-        steps = len(self.alpha_bar)
         if isinstance(t, Tensor):
-            angles = torch.tensor(self.angles, dtype=torch.float64, device=t.device)
-            k = (t.double() * steps).floor().clamp(0, steps - 1).long()
-            d_phi = (angles[k + 1] - angles[k]) * steps
-            phi = angles[k] + (t - k / steps) * d_phi
-            return Coefs(*(value.to(t.dtype) for value in self._at(phi, d_phi)))
-        k = min(max(math.floor(t * steps + 1e-9), 0), steps - 1)  # k / T times T may come out just below k
-        d_phi = (self.angles[k + 1] - self.angles[k]) * steps
-        return self._at(self.angles[k] + (t - k / steps) * d_phi, d_phi)
+            phi, rest = self._table.to(t.device)
+            return Coefs(*(value.to(t.dtype) for value in self._at(t.double(), phi, rest)))
+        return self._at(t, *self.angles)
 
-    def _at(self, phi: Scalar, d_phi: Scalar) -> Coefs:
-        alpha, sigma = _of("cos", phi), _of("sin", phi)
-        return Coefs(alpha, sigma, -sigma * d_phi, alpha * d_phi)
+    @cached_property
+    def _table(self) -> Tensor:
+        return torch.tensor(self.angles, dtype=torch.float64, device="cpu")
+
+    def _at(self, t: Scalar, phi: Any, rest: Any) -> Coefs:
+        steps = len(self.alpha_bar)
+        place = t * steps
+        if isinstance(place, Tensor):
+            k = (place + _SLACK).floor().clamp(0, steps - 1).long()
+        else:
+            k = min(max(math.floor(place + _SLACK), 0), steps - 1)
+        d_phi, u = phi[k + 1] - phi[k], place - k
+        sigma, alpha = _of("sin", phi[k] + u * d_phi), _of("sin", rest[k] + u * (rest[k + 1] - rest[k]))
+        return Coefs(alpha, sigma, -sigma * d_phi * steps, alpha * d_phi * steps)
+
+
+_SLACK = 1e-9  # k / T times T may come out just below k; it is still step k
 
 
 def _cumulated(betas: Sequence[float]) -> tuple[float, ...]:
+    """The products of 1 - beta."""
+    if not all(0.0 < b < 1.0 for b in betas):
+        raise ValueError(f"'first' and 'last' must give betas in (0, 1), got {min(betas):g} to {max(betas):g}")
     products, product = [], 1.0
     for beta in betas:
         product *= 1.0 - beta
@@ -241,16 +259,14 @@ def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) 
     """alpha_bar of betas that grow linearly. Ho, Jain and Abbeel, 2020, arXiv:2006.11239, section 4.
 
     The two betas are those of 1,000 steps; with another number they are scaled by 1000 / steps, so that the end stays
-    where it is (Nichol and Dhariwal's code, 2021).
+    about where it is (Nichol and Dhariwal's code, 2021; diffusers leaves them as they are).
     """
-    scale = 1000.0 / steps
-    return _cumulated(_spaced(first * scale, last * scale, steps))
+    return _cumulated([b * 1000.0 / steps for b in _spaced(first, last, steps)])
 
 
 def scaled_linear_schedule(steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> tuple[float, ...]:
     """alpha_bar of betas whose square roots grow linearly. Rombach et al., 2021, arXiv:2112.10752 (their code)."""
-    scale = 1000.0 / steps
-    return _cumulated([b * b * scale for b in _spaced(first**0.5, last**0.5, steps)])
+    return _cumulated([b * b * 1000.0 / steps for b in _spaced(first**0.5, last**0.5, steps)])
 
 
 def cosine_schedule(steps: int = 1000, offset: float = 0.008, cap: float = 0.999) -> tuple[float, ...]:
@@ -262,16 +278,13 @@ def cosine_schedule(steps: int = 1000, offset: float = 0.008, cap: float = 0.999
     def bar(t: float) -> float:
         return math.cos((t + offset) / (1.0 + offset) * math.pi / 2) ** 2
 
-    return _cumulated([min(1.0 - bar((k + 1) / steps) / bar(k / steps), cap) for k in range(steps)])
+    return _cumulated([min(1.0 - bar(t) / bar(s), cap) for s, t in pairwise(k / steps for k in range(steps + 1))])
 
 
 def _spaced(first: float, last: float, n: int) -> list[float]:
     if n < 1:
         raise ValueError(f"'steps' must be at least 1, got {n}")
-    betas = [first + (last - first) * k / max(1, n - 1) for k in range(n)]
-    if not all(0.0 < b < 1.0 for b in betas):
-        raise ValueError(f"'first' and 'last' must give betas in (0, 1) over {n} steps, got {betas[0]} to {betas[-1]}")
-    return betas
+    return [first + (last - first) * k / max(1, n - 1) for k in range(n)]
 
 
 def zero_terminal_snr(alpha_bar: Sequence[float]) -> tuple[float, ...]:
@@ -282,13 +295,16 @@ def zero_terminal_snr(alpha_bar: Sequence[float]) -> tuple[float, ...]:
     """
     roots = [math.sqrt(a) for a in alpha_bar]
     first, last = roots[0], roots[-1]
+    if not first > last:
+        raise ValueError(f"'alpha_bar' must decrease over two or more steps, got {first**2:g} to {last**2:g}")
     return tuple(((r - last) * first / (first - last)) ** 2 for r in roots)
 
 
 def at_ratio(path: Path, ratio: Scalar) -> Scalar:
     """The time at which sigma / alpha has this value: the inverse of a path's noise level, which grows with t.
 
-    By bisection in float64, so it holds for every path; a tensor is answered element by element.
+    A level below the path's is answered by its first time, one above it by its last. By bisection in float64, so it
+    holds for every path; a tensor is answered element by element.
     """
     if not isinstance(ratio, Tensor):
         return float(at_ratio(path, torch.tensor(ratio, dtype=torch.float64)))

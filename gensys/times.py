@@ -1,6 +1,7 @@
 """Times: the law of t in training, and the grid of t in sampling.
 
-A law draws t for each row of a batch from its `Noise`, within [0, 1]: it is a fraction of the path's span. A grid is a
+A law draws t for each row of a batch from its `Noise`, within [0, 1]: it is a fraction of the path's span. Functions such
+as exp are computed in float64 and rounded: in float32, their last bit depends on a row's place in the batch. A grid is a
 decreasing list of n + 1 fractions that ends at 0, in double precision; it starts at 1 unless it says otherwise.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gensys.noise import Noise, Stream
-from gensys.paths import Path, at_ratio
+from gensys.paths import Path, Scalar, at_ratio
 
 __all__ = [
     "LogNormal",
@@ -27,6 +29,7 @@ __all__ = [
     "cosine",
     "karras",
     "leading",
+    "linspace",
     "log_snr",
     "on",
     "quadratic",
@@ -42,6 +45,16 @@ class TimeLaw(Protocol):
     def __call__(self, noise: Noise) -> Tensor: ...
 
 
+def _uniform(noise: Noise) -> Tensor:
+    """(B,) float32."""
+    return noise.uniform((1,), Stream.TIME)[:, 0]
+
+
+def _normal(noise: Noise) -> Tensor:
+    """(B,) float64."""
+    return noise.normal((1,), Stream.TIME)[:, 0].double()
+
+
 @dataclass(frozen=True)
 class Uniform:
     """t ~ U(low, high). A path that is singular at its data end is not trained there."""
@@ -50,7 +63,7 @@ class Uniform:
     high: float = 1.0
 
     def __call__(self, noise: Noise) -> Tensor:
-        return self.low + (self.high - self.low) * noise.uniform((1,), Stream.TIME)[:, 0]
+        return self.low + (self.high - self.low) * _uniform(noise)
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ class Steps:
     n: int = 1000
 
     def __call__(self, noise: Noise) -> Tensor:
-        return ((noise.uniform((1,), Stream.TIME)[:, 0] * self.n).floor().clamp(max=self.n - 1) + 1) / self.n
+        return ((_uniform(noise) * self.n).floor().clamp(max=self.n - 1) + 1) / self.n
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class LogitNormal:
     std: float = 1.0
 
     def __call__(self, noise: Noise) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * noise.normal((1,), Stream.TIME)[:, 0])
+        return torch.sigmoid(self.mean + self.std * _normal(noise)).float()
 
 
 @dataclass(frozen=True)
@@ -92,8 +105,8 @@ class Mode:
             raise ValueError(f"'scale' must lie in [-1, {2 / (math.pi - 2):.4f}], got {self.scale}")
 
     def __call__(self, noise: Noise) -> Tensor:
-        u = noise.uniform((1,), Stream.TIME)[:, 0]
-        return 1.0 - u - self.scale * (torch.cos(0.5 * math.pi * u).square() - 1.0 + u)
+        u = _uniform(noise).double()
+        return (1.0 - u - self.scale * (torch.cos(0.5 * math.pi * u).square() - 1.0 + u)).float()
 
 
 @dataclass(frozen=True)
@@ -109,8 +122,8 @@ class LogNormal:
 
     def __call__(self, noise: Noise) -> Tensor:
         low, high = self.path.span
-        ratio = torch.exp(self.mean + self.std * noise.normal((1,), Stream.TIME)[:, 0])
-        return (at_ratio(self.path, ratio) - low) / (high - low)
+        ratio = torch.exp(self.mean + self.std * _normal(noise))
+        return ((at_ratio(self.path, ratio) - low) / (high - low)).float()
 
 
 @dataclass(frozen=True)
@@ -120,9 +133,11 @@ class Shifted:
     law: TimeLaw
     shift: float
 
+    def __post_init__(self) -> None:
+        _moved(0.0, self.shift)
+
     def __call__(self, noise: Noise) -> Tensor:
-        t = self.law(noise)
-        return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+        return _moved(self.law(noise), self.shift)
 
 
 def _steps(n: int) -> int:
@@ -149,41 +164,53 @@ def cosine(n: int) -> list[float]:
 def leading(n: int, steps: int = 1000, offset: int = 0) -> list[float]:
     """n steps of a discrete schedule, `steps` // n apart, from its first one on, and 0; it starts below 1.
 
-    offset: added to the number of every step. DDIM's and DDPM's codes, "leading" in diffusers.
+    offset: added to the number of every step. The spacing of DDIM's code; "leading" is diffusers' name for it.
     """
-    return _discrete([k * (steps // _steps(n)) + offset for k in reversed(range(n))], steps)
+    gap = steps // _steps(n)
+    return _discrete([k * gap + offset for k in reversed(range(n))], steps)
 
 
 def trailing(n: int, steps: int = 1000) -> list[float]:
     """n steps of a discrete schedule, evenly from its last one back, and 0: it starts at pure noise.
 
-    Lin, Liu, Li and Yang, 2023, arXiv:2305.08891, section 3.3.
+    Lin, Liu, Li and Yang, 2023, arXiv:2305.08891, section 3.3; "trailing" in diffusers.
     """
-    return _discrete([round(steps - k * steps / _steps(n)) - 1 for k in range(n)], steps)
+    return _discrete([round(steps - k * steps / n) - 1 for k in range(_steps(n))], steps)
+
+
+def linspace(n: int, steps: int = 1000) -> list[float]:
+    """n steps of a discrete schedule, evenly from its last one to its first one, and 0. Diffusers' name for it."""
+    return _discrete([round((steps - 1) * (1.0 - u)) for u in _unit(n)], steps)
 
 
 def _discrete(numbers: list[int], steps: int) -> list[float]:
     """Step numbers from 0, as alpha_bar counts them -> fractions, and 0."""
-    if numbers and not (numbers[-1] >= 0 and numbers[0] < steps):
-        raise ValueError(f"'n' and 'offset' must give steps in [0, {steps}), got {numbers[-1]}..{numbers[0]}")
+    if not (numbers[-1] >= 0 and numbers[0] < steps and all(s < t for t, s in pairwise(numbers))):
+        raise ValueError(
+            f"{len(numbers)} different steps of [0, {steps}) are wanted, got {numbers}: lower 'n', 'offset'"
+        )
     return [*((k + 1) / steps for k in numbers), 0.0]
 
 
-def karras(path: Path, n: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> list[float]:
+def karras(path: Path, n: int, low: float = 0.002, high: float | None = None, rho: float = 7.0) -> list[float]:
     """n noise levels sigma / alpha from `high` to `low`, evenly in their rho-th roots, and 0; on any path.
 
-    A level beyond the path's end is an error. Karras et al., 2022, arXiv:2206.00364, equation 5.
+    high: None = EDM's 80, or the path's last level if that is less. A single level is `high`.
+
+    Karras et al., 2022, arXiv:2206.00364, equation 5.
     """
-    roots = high ** (1 / rho), low ** (1 / rho)
+    top = _top(path, low, high)
+    roots = top ** (1 / rho), low ** (1 / rho)
     return _levels(path, [(roots[0] + (roots[1] - roots[0]) * u) ** rho for u in _unit(n)])
 
 
-def log_snr(path: Path, n: int, low: float = 0.002, high: float = 80.0) -> list[float]:
-    """n noise levels sigma / alpha from `high` to `low`, evenly in their logarithms, and 0; on any path.
+def log_snr(path: Path, n: int, low: float = 0.002, high: float | None = None) -> list[float]:
+    """n noise levels sigma / alpha from `high` to `low`, evenly in their logarithms, and 0; `high` as in `karras`.
 
     Lu et al., 2022, "DPM-Solver", arXiv:2206.00927, section 3.
     """
-    return _levels(path, [high * (low / high) ** u for u in _unit(n)])
+    top = _top(path, low, high)
+    return _levels(path, [top * (low / top) ** u for u in _unit(n)])
 
 
 def _unit(n: int) -> list[float]:
@@ -191,13 +218,20 @@ def _unit(n: int) -> list[float]:
     return [k / max(1, n - 1) for k in range(_steps(n))]
 
 
+def _top(path: Path, low: float, high: float | None) -> float:
+    """The first level of a grid, checked against `low` and the path."""
+    end = path(path.span[1])
+    reached = end.sigma / end.alpha if end.alpha > 0 else math.inf
+    top = min(reached, 80.0) if high is None else high
+    if not 0 < low < top:
+        raise ValueError(f"'low' must be a level between 0 and 'high', {top:g}, got {low:g}")
+    if top > reached * (1.0 + 1e-12):
+        raise ValueError(f"'high' must be a level that {path} reaches, {reached:g}, got {top:g}")
+    return top
+
+
 def _levels(path: Path, ratios: list[float]) -> list[float]:
     low, high = path.span
-    end = path(high)
-    if end.sigma < ratios[0] * end.alpha * (1.0 - 1e-12):
-        raise ValueError(
-            f"'high' must be a noise level that {path} reaches, {end.sigma / end.alpha:g}, got {ratios[0]}"
-        )
     return [*((at_ratio(path, r) - low) / (high - low) for r in ratios), 0.0]
 
 
@@ -206,9 +240,13 @@ def shifted(times: list[float], shift: float) -> list[float]:
 
     Esser et al., 2024, arXiv:2403.03206, equation 23 (their resolution shift is sqrt(m / n)).
     """
+    return [_moved(t, shift) for t in times]
+
+
+def _moved(t: Scalar, shift: float) -> Scalar:
     if not shift > 0:
-        raise ValueError(f"'shift' must be positive, got {shift}; 1 leaves the grid as it is")
-    return [shift * t / (1 + (shift - 1) * t) for t in times]
+        raise ValueError(f"'shift' must be positive, got {shift}; 1 leaves times as they are")
+    return shift * t / (1.0 + (shift - 1.0) * t)
 
 
 def on(path: Path, fractions: list[float]) -> list[float]:

@@ -3,7 +3,7 @@
 from gensys.solvers.ancestral import ancestral
 from gensys.solvers.churn import churn
 from gensys.solvers.ddim import ddim
-from gensys.solvers.dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m
+from gensys.solvers.dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde
 from gensys.solvers.euler import euler
 from gensys.solvers.heun import heun
 from gensys.solvers.multistep_consistency import multistep_consistency
@@ -21,6 +21,7 @@ __all__ = [
     "dpmpp_2m",
     "dpmpp_2m_sde",
     "dpmpp_3m",
+    "dpmpp_3m_sde",
     "euler",
     "euler_maruyama",
     "heun",

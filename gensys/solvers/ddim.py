@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from gensys.paths import Path
-from gensys.solvers.solver import Draw, Predict, check_times
+from gensys.solvers.solver import Draw, Predict, check_times, kept
 
 __all__ = ["ddim"]
 
@@ -18,19 +18,19 @@ def ddim(predict: Predict, path: Path, x: Any, times: Sequence[float], draw: Dra
 
     v = eta^2 sigma_s^2 (1 - (alpha_t sigma_s / alpha_s sigma_t)^2) is the variance of the fresh noise z.
 
-    eta = 0 is deterministic, exact wherever the prediction is constant along the path; eta = 1 has the variance of the
-    ancestral sampler of DDPM.
+    eta = 0 is deterministic, exact wherever the prediction is constant along the path; eta = 1, the largest, has the
+    variance of the ancestral sampler of DDPM. In x / alpha over sigma / alpha, where a step of `eta` = 0 is Euler's,
+    these are the samplers that are known as Euler and Euler ancestral.
 
     Song, Meng and Ermon, 2020, "Denoising diffusion implicit models", arXiv:2010.02502, equations 12 and 16, here for
     any alpha and sigma (theirs: alpha^2 + sigma^2 = 1).
     """
     check_times(times)
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"'eta' must lie in [0, 1], got {eta}")
     for k, (t, s) in enumerate(pairwise(times)):
         p, now, then = predict(x, t), path(t), path(s)
-        fresh = 0.0
-        if eta and then.sigma > 0:
-            kept = now.alpha * then.sigma / (then.alpha * now.sigma)  # how much of x_s's noise is still in x_t
-            fresh = eta * then.sigma * math.sqrt(1.0 - kept**2)
+        fresh = eta * then.sigma * math.sqrt(1.0 - kept(now, then) ** 2)
         x = then.alpha * p.x + math.sqrt(then.sigma**2 - fresh**2) * p.eps
         if fresh:
             x = x + fresh * draw(k)

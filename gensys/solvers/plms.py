@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from gensys.paths import Path
+from gensys.paths import Coefs, Path
 from gensys.solvers.solver import Draw, Predict, check_times
-from gensys.targets import Prediction
 
 __all__ = ["plms"]
 
@@ -22,28 +21,29 @@ _WEIGHTS = (
 
 
 def plms(predict: Predict, path: Path, x: Any, times: Sequence[float], draw: Draw, order: int = 4) -> Any:
-    """x_s = alpha_s x' + sigma_s eps', eps' the Adams-Bashforth extrapolation of the noise, x' = (x_t - sigma_t eps') / alpha_t.
+    """DDIM's step with eps', the Adams-Bashforth extrapolation of the noise, in both its terms.
+
+    x_s = alpha_s x' + sigma_s eps', with x' = (x_t - sigma_t eps') / alpha_t.
 
     order: 1 to 4, as soon as so many predictions are there; one network call a step, two in the first, which is taken
-    by the mean of the noise at both its ends. A start at alpha = 0 takes DDIM's step instead. The weights are those of
-    equal steps. Second-order accurate.
+    by the mean of the noise at both its ends. A step from alpha = 0, and a single step to sigma = 0, is DDIM's. The
+    weights are those of equal steps, so it is second-order accurate, with a small constant.
 
     Liu, Ren, Lin and Zhao, 2022, "Pseudo numerical methods for diffusion models on manifolds", arXiv:2202.09778,
-    equations 9 to 13, with the start of their code.
+    equations 9 to 13, with the start that latent diffusion's code and diffusers (skip_prk_steps) make.
     """
     check_times(times)
     if not 1 <= order <= len(_WEIGHTS):
         raise ValueError(f"'order' must be 1 to {len(_WEIGHTS)}, got {order}")
     past: list[Any] = []  # the predicted noise, newest first
     for t, s in pairwise(times):
-        p = predict(x, t)
+        p, now, then = predict(x, t), path(t), path(s)
         past = [p.eps, *past][:order]
+        ahead = then.alpha * p.x + then.sigma * p.eps
         if len(past) > 1:
-            x = _carried(path, x, t, s, _sum(past))
-            continue
-        ahead = path(s).alpha * p.x + path(s).sigma * p.eps
-        if order > 1 and path(t).alpha > 0 and path(s).sigma > 0:
-            ahead = _carried(path, x, t, s, 0.5 * (p.eps + predict(ahead, s).eps))
+            ahead = _carried(x, now, then, _sum(past))
+        elif order > 1 and now.alpha > 0 and then.sigma > 0:
+            ahead = _carried(x, now, then, 0.5 * (p.eps + predict(ahead, s).eps))
         x = ahead
     return x
 
@@ -55,7 +55,6 @@ def _sum(past: Sequence[Any]) -> Any:
     return first
 
 
-def _carried(path: Path, x: Any, t: float, s: float, eps: Any) -> Any:
-    now, then = path(t), path(s)
-    p = Prediction((x - now.sigma * eps) / now.alpha, eps)
-    return then.alpha * p.x + then.sigma * p.eps
+def _carried(x: Any, now: Coefs, then: Coefs, eps: Any) -> Any:
+    """DDIM's step with the data that go with this noise."""
+    return (then.alpha / now.alpha) * x + (then.sigma - then.alpha / now.alpha * now.sigma) * eps

@@ -2,14 +2,15 @@
 
     Solver = (predict, path, x, times, draw) -> x_0
 
-predict(x_t, t) -> Prediction(x, eps)     the model's view of x_t
+predict(x_t, t) -> Prediction(x, eps)     the model's view of x_t; t: a float, or (B,) from a solver with steps per row
 path                                      alpha(t), sigma(t) and their derivatives
 x: (B, *S)                                the state at times[0]
 times                                     decreasing floats on the path's clock; the last one is the data end
 draw(k) -> (B, *S)                        fresh standard normals of step k, for stochastic solvers
 
-A solver uses only +, -, and products with floats on its tensors. So the same function also runs on linear symbols
-(trace.py), which turns it into a table that the stepper executes in one fused pass per network call.
+Most solvers use only +, -, and products with floats on their tensors. So the same function also runs on linear symbols
+(trace.py), which turns it into a table that the stepper executes in one fused pass per network call. Those that do
+more, an adaptive step or a norm, raise `NotLinear` when they are handed symbols, and run on tensors only.
 """
 
 from __future__ import annotations
@@ -18,17 +19,29 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
-from gensys.paths import Path
+from torch import Tensor
+
+from gensys.paths import Coefs, Path
 from gensys.targets import Prediction
 
-__all__ = ["Draw", "Predict", "Solver", "check_times"]
+__all__ = ["Draw", "NotLinear", "Predict", "Solver", "check_times", "kept", "tensors_only"]
 
-Predict = Callable[[Any, float], Prediction]
+Predict = Callable[[Any, Any], Prediction]
 Draw = Callable[[int], Any]
 
 
 class Solver(Protocol):
     def __call__(self, predict: Predict, path: Path, x: Any, times: Sequence[float], draw: Draw) -> Any: ...
+
+
+class NotLinear(TypeError):
+    """A solver that was asked for its table has none: it is not linear in its tensors."""
+
+
+def tensors_only(solver: str, reason: str, x: Any) -> None:
+    """Raise NotLinear unless x is a tensor."""
+    if not isinstance(x, Tensor):
+        raise NotLinear(f"{solver} {reason}: it is not linear, it has no table and runs on tensors")
 
 
 def check_times(times: Sequence[float]) -> None:
@@ -38,3 +51,11 @@ def check_times(times: Sequence[float]) -> None:
         raise ValueError(
             f"'times' must hold two or more decreasing values, noise first; got [{shown}]; try times[::-1]"
         )
+
+
+def kept(now: Coefs, then: Coefs) -> float:
+    """The noise-to-signal ratio of x_s over that of x_t, (sigma_s / alpha_s) / (sigma_t / alpha_t), in [0, 1].
+
+    It is how much of the noise of x_s is still that of x_t where x_s ~ q(x_s | x_t, x); 0 from pure noise on.
+    """
+    return min(1.0, now.alpha * then.sigma / (then.alpha * now.sigma))  # rounding must not make 1 - kept^2 negative

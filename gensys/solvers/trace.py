@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gensys.paths import Path
-from gensys.solvers.solver import Solver
+from gensys.solvers.solver import NotLinear, Solver
 from gensys.targets import Prediction, Target, recover
 
 __all__ = ["Call", "Symbol", "Symbolic", "Table", "Terms", "guide", "trace"]
@@ -49,7 +49,7 @@ class Symbolic:
 
     def __mul__(self, scale: float) -> Symbolic:
         if not isinstance(scale, int | float):
-            raise TypeError(f"a solver that multiplies by {type(scale).__name__} is not linear: it has no table")
+            raise NotLinear(f"a solver that multiplies by {type(scale).__name__} is not linear: it has no table")
         return Symbolic({symbol: c * scale for symbol, c in self.terms.items()})
 
     __rmul__ = __mul__
@@ -105,7 +105,7 @@ def trace(
 
     clip: (low, high), the interval that every estimate of the data is clipped to, before the solver sees it.
 
-    Raises: TypeError if the solver is not linear (an adaptive step, say): such a solver runs eagerly.
+    Raises: NotLinear if the solver is not linear (an adaptive step, say): such a solver runs eagerly.
     """
     calls: list[Call] = []
 
