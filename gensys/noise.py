@@ -45,6 +45,8 @@ class Stream(IntEnum):
     AUGMENT = 6  # data augmentation
     PRIOR = 7  # samples of a fixed prior
     ORDER = 8  # the order of the training data; the id's place holds the epoch
+    PROBE = 9  # Hutchinson's probes of a divergence
+    DEQUANTISE = 10  # where within its bin an integer lies
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

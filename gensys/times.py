@@ -1,8 +1,8 @@
 """Times: the law of t in training, and the grid of t in sampling.
 
-A law draws t for each row of a batch from its `Noise`, within [0, 1]: it is a fraction of the path's span. Functions such
-as exp are computed in float64 and rounded: in float32, their last bit depends on a row's place in the batch. A grid is a
-decreasing list of n + 1 fractions that ends at 0, in double precision; it starts at 1 unless it says otherwise.
+A law draws t for each row of a batch from its `Noise`, within [0, 1]: it is a fraction of the path's span. Functions
+such as exp are taken in float64 and rounded: in float32 their last bit depends on a row's place in the batch. A grid is
+a decreasing list of n + 1 fractions that ends at 0, in double precision; it starts at 1 unless it says otherwise.
 """
 
 from __future__ import annotations

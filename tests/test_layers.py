@@ -17,7 +17,7 @@ LADDER = [
     ["nn"],
     ["paths", "targets", "times", "couplings"],
     ["denoiser", "guidance"],
-    ["objectives", "solvers", "bijections", "bottlenecks"],
+    ["objectives", "solvers", "bijections", "bottlenecks", "likelihood"],
     ["families"],
     ["systems"],
 ]

@@ -16,6 +16,7 @@ from gensys.core import Batch, Cond, Generative, Loss
 from gensys.denoiser import Denoiser
 from gensys.guidance import Guidance, without
 from gensys.kernels.linear import frozen
+from gensys.likelihood import Hutchinson, log_prob
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import Weight, denoise, even
 from gensys.solvers.groups import Group, run_groups
@@ -134,6 +135,35 @@ class Diffusion(Generative):
         for (scale, seed), chosen in alike.items():
             places = torch.tensor(chosen, device=noise.ids.device)
             yield Group(places, programs[scale], Noise(seed, noise.ids[places], noise.step))
+
+    def log_prob(
+        self,
+        x: Tensor,
+        cond: Cond,
+        divergence: Hutchinson | None = None,
+        *,
+        start: float = 0.0,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        differentiable: bool = False,
+    ) -> Tensor:
+        """log p(x | cond) in nats, (B,), of the probability flow that starts where the sampler does, without guidance.
+
+        See `likelihood.log_prob`, which also gives the standard error. divergence: None = exact, at the price of a
+        backward pass for every element of a datum; `Hutchinson(noise, probes)` for data of many.
+        """
+        end = self.sampler.fractions[0]
+        return log_prob(
+            self.denoiser,
+            x,
+            cond,
+            divergence=divergence,
+            start=start,
+            end=end,
+            rtol=rtol,
+            atol=atol,
+            differentiable=differentiable,
+        ).log_prob
 
     @torch.no_grad()
     def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[float, Tensor, Prediction]]:

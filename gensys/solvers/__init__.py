@@ -3,6 +3,7 @@
 from gensys.solvers.ancestral import ancestral
 from gensys.solvers.churn import churn
 from gensys.solvers.ddim import ddim
+from gensys.solvers.dopri5 import dopri5
 from gensys.solvers.dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde
 from gensys.solvers.euler import euler
 from gensys.solvers.heun import heun
@@ -18,6 +19,7 @@ __all__ = [
     "ancestral",
     "churn",
     "ddim",
+    "dopri5",
     "dpmpp_2m",
     "dpmpp_2m_sde",
     "dpmpp_3m",

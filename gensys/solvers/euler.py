@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from gensys.paths import Path
+from gensys.paths import Path, Scalar
 from gensys.solvers.solver import Draw, Predict, check_times
 
 __all__ = ["drift", "euler"]
 
 
-def drift(predict: Predict, path: Path, x: Any, t: float) -> Any:
+def drift(predict: Predict, path: Path, x: Any, t: Scalar) -> Any:
     """dx/dt = alpha' E[x | x_t] + sigma' E[eps | x_t]: the velocity of the probability flow.
 
     Lipman et al., 2022, "Flow matching for generative modeling", arXiv:2210.02747, equation 9; for the same flow as an

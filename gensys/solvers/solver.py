@@ -2,7 +2,7 @@
 
     Solver = (predict, path, x, times, draw) -> x_0
 
-predict(x_t, t) -> Prediction(x, eps)     the model's view of x_t; t: a float, or (B,) from a solver with steps per row
+predict(x_t, t) -> Prediction(x, eps)     the model's view of x_t; t: a float, or (B, 1, ..., 1) where rows differ
 path                                      alpha(t), sigma(t) and their derivatives
 x: (B, *S)                                the state at times[0]
 times                                     decreasing floats on the path's clock; the last one is the data end
