@@ -81,8 +81,8 @@ def log_prob(
     divergence: Hutchinson | None = None,
     start: float = 0.0,
     end: float = 1.0,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
     differentiable: bool = False,
 ) -> Likelihood:
     """The log-density of x: (B, *S), floating point, under the probability flow of the denoiser.
@@ -128,7 +128,9 @@ def log_prob(
         latent, changes = solution.x[:, :size], solution.x[:, size:]
         sigma = path(t1).sigma
         prior = -0.5 * (latent / sigma).square().sum(1) - size * (math.log(sigma) + 0.5 * math.log(2.0 * math.pi))
-        error = torch.zeros_like(prior) if probes is None else changes.detach().std(1) / count**0.5
+        error = torch.full_like(prior, 0.0 if probes is None else math.nan)
+        if count > 1:
+            error = changes.detach().std(1) / count**0.5
         return Likelihood(prior + changes.mean(1), error, latent.unflatten(1, shape), solution.evaluations)
 
 

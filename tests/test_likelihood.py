@@ -101,13 +101,13 @@ def test_the_density_is_that_of_the_flow_from_the_prior(path, start):
 @pytest.mark.parametrize("law", ["rademacher", "gaussian"])
 def test_hutchinson_is_within_its_error(law):
     x = points(30)
-    hutchinson = Hutchinson(Noise(1, torch.arange(30)), 64, law)
-    got = log_prob(model(), x, {}, divergence=hutchinson, rtol=1e-6, atol=1e-6)
+    hutchinson = Hutchinson(Noise(1, torch.arange(30)), 24, law)
+    got = log_prob(model(), x, {}, divergence=hutchinson, rtol=1e-5, atol=1e-5)
     z = (got.log_prob - density(x)) / got.error
-    assert z.abs().max() < 3.5, "of 30"
-    assert float(z.square().mean()) == pytest.approx(1, abs=0.6)
+    assert z.abs().max() < 3.5, "of 30"  # 3 for one, by Student's t of 23 degrees of freedom
+    assert 0.4 < float(z.square().mean()) < 1.8, "the bar is as long as the error"
     alone = log_prob(
-        model(), x[7:8], {}, divergence=Hutchinson(Noise(1, torch.tensor([7])), 64, law), rtol=1e-6, atol=1e-6
+        model(), x[7:8], {}, divergence=Hutchinson(Noise(1, torch.tensor([7])), 24, law), rtol=1e-6, atol=1e-6
     )
     torch.testing.assert_close(alone.log_prob, got.log_prob[7:8], rtol=0, atol=1e-9)
 
@@ -149,8 +149,8 @@ def test_a_diffusion_has_a_likelihood_of_data_under_their_condition():
     x, shift = points(5), torch.arange(10, dtype=torch.float64).view(5, 2)
     got = diffusion.log_prob(x + shift, {"shift": shift})
     torch.testing.assert_close(got, density(x), rtol=0, atol=1e-3)
-    noisy = Hutchinson(Noise(0, torch.arange(5)), 200)
-    torch.testing.assert_close(diffusion.log_prob(x + shift, {"shift": shift}, noisy), density(x), rtol=0, atol=0.5)
+    noisy = Hutchinson(Noise(0, torch.arange(5)), 8)
+    torch.testing.assert_close(diffusion.log_prob(x + shift, {"shift": shift}, noisy), density(x), rtol=0, atol=1.5)
 
 
 def test_what_cannot_be_done_is_said():

@@ -143,8 +143,8 @@ class Diffusion(Generative):
         divergence: Hutchinson | None = None,
         *,
         start: float = 0.0,
-        rtol: float = 1e-5,
-        atol: float = 1e-5,
+        rtol: float = 1e-6,
+        atol: float = 1e-6,
         differentiable: bool = False,
     ) -> Tensor:
         """log p(x | cond) in nats, (B,), of the probability flow that starts where the sampler does, without guidance.
