@@ -44,8 +44,10 @@ def dpmpp_2m(predict: Predict, path: Path, x: Any, times: Sequence[float], draw:
 def dpmpp_3m(predict: Predict, path: Path, x: Any, times: Sequence[float], draw: Draw, curvature: float = 1.0) -> Any:
     """Order 3, one network call a step: D' and D'' from the two calls before, as far as there are any.
 
+    A D that is quadratic in lambda is integrated exactly from the third step on; the first two are of order 1 and 2.
+
     curvature: the weight of D''. The authors' code, and diffusers after it, take the second divided difference for D'',
-    which is half of it: that is curvature = 0.5, an error smaller than that of `dpmpp_2m`, but of order 2.
+    which is half of it: that is curvature = 0.5.
     """
     return _dpmpp(predict, path, x, times, draw, order=3, sde=False, curvature=curvature)
 

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from scipy import integrate
 
 from gensys import targets
 from gensys.noise import Noise
 from gensys.paths import Coefs, Cosine, Linear
-from gensys.solvers import ddim, dpmpp_2m
+from gensys.solvers import ddim, dpmpp_2m, dpmpp_3m, dpmpp_3m_sde
 from gensys.solvers.stepper import execute
 from gensys.solvers.trace import trace
 from gensys.targets import Prediction, recover
@@ -47,6 +48,40 @@ def test_a_prediction_that_is_linear_in_lambda_is_followed_to_second_order(path)
         return abs(float(dpmpp_2m(predict, path, x, times, no_noise)) - exact)
 
     assert math.log2(error(100) / error(200)) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize(("solver", "c"), [(dpmpp_3m, 1), (dpmpp_3m_sde, 2)], ids=["ode", "sde"])
+def test_a_quadratic_in_lambda_is_integrated_exactly_by_order_3(solver, c):
+    """x_s = sigma_s / sigma_t exp((1 - c) h) x_t + alpha_s times the integral of c exp(-c (h - u)) D(lambda + u) du."""
+    path, times = Cosine(), [0.9, 0.8, 0.65, 0.6, 0.4, 0.3]
+
+    def lam(t):
+        return math.log(path(t).alpha / path(t).sigma)
+
+    def d(value):
+        return 0.3 + 0.2 * value - 0.5 * value**2
+
+    def seen(curvature):
+        states = []
+
+        def predict(x, t):
+            states.append(float(x))
+            return Prediction(torch.full_like(x, d(lam(t))), None)
+
+        x = torch.ones(1, dtype=torch.float64)
+        end = solver(predict, path, x, times, lambda k: torch.zeros_like(x), curvature=curvature)
+        return [*states, float(end)]
+
+    def errors(states):
+        for k in range(2, len(times) - 1):
+            now, then = path(times[k]), path(times[k + 1])
+            start, h = lam(times[k]), lam(times[k + 1]) - lam(times[k])
+            total, _ = integrate.quad(lambda u: c * math.exp(-c * (h - u)) * d(start + u), 0, h, epsabs=1e-14)  # noqa: B023
+            ratio = then.sigma / now.sigma * math.exp((1 - c) * h)
+            yield abs(states[k + 1] - ratio * states[k] - then.alpha * total)
+
+    assert max(errors(seen(1.0))) < 1e-12
+    assert min(errors(seen(0.5))) > 1e-5, "half of D'' is missed"
 
 
 @pytest.mark.parametrize("path", [Linear(), Cosine()], ids=repr)
