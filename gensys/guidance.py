@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gensys.core import Cond
 from gensys.noise import Noise, Stream
+from gensys.paths import Scalar
 
 __all__ = ["NO_LABEL", "Guidance", "drop", "without"]
 
@@ -38,12 +39,15 @@ class Guidance:
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(f"'interval' must be (low, high) with 0 <= low < high <= 1, got {self.interval}")
 
-    def at(self, fraction: float) -> float:
-        """The scale at a time, given as a fraction of the path's span."""
+    def at(self, fraction: Scalar) -> Scalar:
+        """The scale at a time, given as a fraction of the path's span: a float, or a tensor of times."""
         low, high = self.interval
-        return self.scale if low <= fraction <= high else 1.0
+        inside = (low <= fraction) & (fraction <= high)
+        if isinstance(fraction, Tensor):
+            return torch.where(inside, fraction.new_tensor(self.scale), fraction.new_tensor(1.0))
+        return self.scale if inside else 1.0
 
-    def blend(self, conditional: Tensor, reference: Tensor, fraction: float) -> Tensor:
+    def blend(self, conditional: Tensor, reference: Tensor, fraction: Scalar) -> Tensor:
         """reference + scale (conditional - reference), as one multiply-add pair of terms."""
         scale = self.at(fraction)
         return conditional * scale + reference * (1.0 - scale)

@@ -5,7 +5,7 @@ What differs between them is data: the path, the target, the law of times, the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,11 +19,12 @@ from gensys.kernels.linear import frozen
 from gensys.likelihood import Hutchinson, log_prob
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import Weight, denoise, even
+from gensys.paths import Scalar
 from gensys.solvers.groups import Group, run_groups
 from gensys.solvers.heun import heun
 from gensys.solvers.program import assemble
-from gensys.solvers.solver import Solver
-from gensys.solvers.stepper import Network, run
+from gensys.solvers.solver import NotLinear, Solver
+from gensys.solvers.stepper import run
 from gensys.solvers.trace import Table, guide, trace
 from gensys.targets import Prediction, recover, require_well_posed
 from gensys.times import LogitNormal, TimeLaw, on, uniform
@@ -73,18 +74,21 @@ class Diffusion(Generative):
         self.sampler = sampler
         path, target, times = denoiser.path, denoiser.target, on(denoiser.path, list(sampler.fractions))
         require_well_posed(path, target, times[:-1])
-        self._unguided = trace(sampler.solver, path, target, times, sampler.clip)
-        self.table = self._table(sampler.guidance)
-        self.program = assemble(self.table)
+        try:
+            self._unguided = trace(sampler.solver, path, target, times, sampler.clip)
+        except NotLinear:  # such a solver runs eagerly
+            self._unguided = None
+        self.table = None if self._unguided is None else self._guided(self._unguided, sampler.guidance)
+        self.program = None if self.table is None else assemble(self.table)
 
-    def _table(self, guidance: Guidance) -> Table:
-        return guide(self._unguided, lambda t: guidance.at(self._fraction(t)))
+    def _guided(self, table: Table, guidance: Guidance) -> Table:
+        return guide(table, lambda t: guidance.at(self._fraction(t)))
 
     @property
     def conditions(self) -> frozenset[str]:
         return BY_ROW | {"label"}
 
-    def _fraction(self, t: float) -> float:
+    def _fraction(self, t: Scalar) -> Scalar:
         low, high = self.denoiser.path.span
         return (t - low) / (high - low)
 
@@ -96,13 +100,17 @@ class Diffusion(Generative):
         sigma = self.denoiser.path(on(self.denoiser.path, [self.sampler.fractions[0]])[0]).sigma
         return sigma * noise.normal(self.shape, Stream.INITIAL)
 
-    def network(self, cond: Cond) -> Network:
-        """The denoiser for these conditions; in a guided call for twice the rows, the second half without labels."""
+    def network(self, cond: Cond) -> Callable[[Tensor, Scalar, bool], Tensor]:
+        """The denoiser for these conditions; in a guided call for twice the rows, the second half without labels.
+
+        t: a float, or a tensor with one time for each row of x.
+        """
         cond = {name: value for name, value in cond.items() if name not in BY_ROW}
         both = {name: torch.cat([cond[name], value]) for name, value in without(cond).items()}
 
-        def call(x: Tensor, t: float, guided: bool) -> Tensor:
-            return self.denoiser(x, x.new_full((x.shape[0],), t), both if guided else cond)
+        def call(x: Tensor, t: Scalar, guided: bool) -> Tensor:
+            times = t.flatten() if isinstance(t, Tensor) else x.new_full((x.shape[0],), t)
+            return self.denoiser(x, times, both if guided else cond)
 
         return call
 
@@ -115,13 +123,19 @@ class Diffusion(Generative):
         """
         with frozen():  # weights are cast for autocast once, not at every call
             if BY_ROW.isdisjoint(cond):
+                if self.program is None:
+                    return self._solve(cond, noise, lambda t, x, p: None)
                 return run(self.program, self.network(cond), self.initial(noise), noise)
-            groups = list(self._groups(cond, noise))
+            if self._unguided is None:
+                raise ValueError(
+                    "'guidance' and 'seed' row by row need a solver that has a table: this one is not linear"
+                )
+            groups = list(self._groups(self._unguided, cond, noise))
             places = torch.cat([group.rows for group in groups])
             x = torch.cat([self.initial(group.noise) for group in groups])[places.argsort()]
             return run_groups(groups, self.network(cond), x)
 
-    def _groups(self, cond: Cond, noise: Noise) -> Iterator[Group]:
+    def _groups(self, table: Table, cond: Cond, noise: Noise) -> Iterator[Group]:
         """The rows by their (guidance, seed)."""
         rows = noise.ids.shape[0]
         scales = cond["guidance"].tolist() if "guidance" in cond else [self.sampler.guidance.scale] * rows
@@ -130,7 +144,8 @@ class Diffusion(Generative):
         for row, key in enumerate(zip(scales, seeds, strict=True)):
             alike.setdefault(key, []).append(row)
         programs = {
-            scale: assemble(self._table(replace(self.sampler.guidance, scale=scale))) for scale in dict.fromkeys(scales)
+            scale: assemble(self._guided(table, replace(self.sampler.guidance, scale=scale)))
+            for scale in dict.fromkeys(scales)
         }
         for (scale, seed), chosen in alike.items():
             places = torch.tensor(chosen, device=noise.ids.device)
@@ -156,7 +171,7 @@ class Diffusion(Generative):
         return log_prob(
             self.denoiser,
             x,
-            cond,
+            {name: value for name, value in cond.items() if name not in BY_ROW},
             divergence=divergence,
             start=start,
             end=end,
@@ -166,29 +181,36 @@ class Diffusion(Generative):
         ).log_prob
 
     @torch.no_grad()
-    def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[float, Tensor, Prediction]]:
+    def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[Scalar, Tensor, Prediction]]:
         """(t, x_t, prediction) at every network call of the same solver, run eagerly: for pictures and tests.
 
-        The prediction is the one that the solver works with: guided, and clipped if the sampler clips.
+        The prediction is the one that the solver works with: guided, and clipped if the sampler clips. t is a float, or
+        (B, 1, ..., 1) of a solver whose rows have times of their own.
         """
-        seen: list[tuple[float, Tensor, Prediction]] = []
+        seen: list[tuple[Scalar, Tensor, Prediction]] = []
+        self._solve(cond, noise, lambda t, x, p: seen.append((t, x, p)))
+        return seen
+
+    def _solve(self, cond: Cond, noise: Noise, see: Callable[[Scalar, Tensor, Prediction], None]) -> Tensor:
+        """x_0 of the solver, run eagerly; see: is shown every network call."""
         path, guidance, network = self.denoiser.path, self.sampler.guidance, self.network(cond)
         bounds = self.sampler.clip
         clip = None if bounds is None else partial(torch.clamp, min=bounds[0], max=bounds[1])
 
-        def predict(x: Tensor, t: float) -> Prediction:
-            fraction = self._fraction(t)
-            if guidance.at(fraction) == 1.0:
+        def predict(x: Tensor, t: Scalar) -> Prediction:
+            fraction, by_row = self._fraction(t), isinstance(t, Tensor)
+            if (guidance.scale if by_row else guidance.at(fraction)) == 1.0:
                 out = network(x, t, False)
             else:
-                conditional, reference = network(torch.cat([x, x]), t, True).chunk(2)
+                twice = torch.cat([t, t]) if by_row else t
+                conditional, reference = network(torch.cat([x, x]), twice, True).chunk(2)
                 out = guidance.blend(conditional, reference, fraction)
-            seen.append((t, x, recover(path(t), self.denoiser.target, x, out, clip)))
-            return seen[-1][2]
+            prediction = recover(path(t), self.denoiser.target, x, out, clip)
+            see(t, x, prediction)
+            return prediction
 
         def draw(k: int) -> Tensor:
             return noise.at(k).normal(self.shape, Stream.SOLVER)
 
         times = on(path, list(self.sampler.fractions))
-        self.sampler.solver(predict, path, self.initial(noise), times, draw)
-        return seen
+        return self.sampler.solver(predict, path, self.initial(noise), times, draw)

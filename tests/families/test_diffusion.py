@@ -18,7 +18,7 @@ from gensys.guidance import NO_LABEL, Guidance
 from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
 from gensys.paths import Cosine, Linear, expand
-from gensys.solvers import ddim, dpmpp_2m, euler, heun
+from gensys.solvers import ddim, dopri5, dpmpp_2m, euler, heun, predictor_corrector
 from gensys.solvers.groups import Group, run_groups
 from gensys.times import Uniform, uniform
 
@@ -296,3 +296,27 @@ def test_groups_that_do_not_fit_are_refused():
             run_groups(groups, made.network({}), x)
     with pytest.raises(ValueError, match="call the network at the same times"):
         run_groups([some, replace(others, program=other.program)], made.network({}), x)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_solvers_without_a_table_run_eagerly(scale):
+    """Adaptive steps, guided, agree with many small ones; a row is its own."""
+    ids = torch.arange(6)
+    cond = {"label": torch.tensor([0, 1, 2, 0, NO_LABEL, 1])}
+    guidance = Guidance(scale, (0.0, 0.9))
+    net = MLP(2, width=16, classes=3)
+    solver = partial(dopri5, rtol=1e-6, atol=1e-6)
+    adaptive = model(net, sampler=Sampler(solver, (1.0, 1e-3, 0.0), guidance))
+    assert adaptive.table is None
+    got = adaptive.sample(cond, Noise(0, ids))
+    fine = model(net, sampler=Sampler(heun, tuple(uniform(300)), guidance)).sample(cond, Noise(0, ids))
+    torch.testing.assert_close(got, fine, rtol=0, atol=5e-3)
+    alone = adaptive.sample({"label": cond["label"][2:3]}, Noise(0, ids[2:3]))
+    # a matrix product's last bits depend on the size of the batch, and with them whether a step is accepted
+    torch.testing.assert_close(alone, got[2:3], rtol=0, atol=1e-3)
+    assert all(t.shape == (6, 1) for t, _, _ in adaptive.trajectory(cond, Noise(0, ids))[:-1])
+
+    corrected = model(net, sampler=Sampler(predictor_corrector, (0.95, 0.5, 0.0), guidance))
+    assert corrected.sample(cond, Noise(0, ids)).isfinite().all()
+    with pytest.raises(ValueError, match="'guidance' and 'seed' row by row need a solver that has a table"):
+        corrected.sample({**cond, "seed": ids}, Noise(0, ids))

@@ -119,7 +119,7 @@ DPM = {
     (3, False): partial(dpmpp_3m, curvature=0.5),  # the authors' code
     (1, True): partial(ddim, eta=1.0),
     (2, True): dpmpp_2m_sde,
-    # Theirs of order 3 for the SDE has the wrong sign in a factor, (phi - 1/2) for (phi + 1/2), that should vanish with h.
+    # Theirs of order 3 for the SDE has -1/2 for +1/2 in a factor that should vanish with h.
 }
 
 
