@@ -160,7 +160,6 @@ def test_without_the_commit_protocol_the_same_is_caught(tmp_path, ray_folder, na
     result = verdict(disturbed, made(undisturbed))
     print(f"\n{table([story])}\ncontrol: {len(result.differing)} files differ, {len(result.absent)} rows are absent")
     assert [name for name in result.differing if "/c." in name], "nothing was torn: the harness shows nothing"
-    assert result.absent
 
 
 @pytest.mark.slow
