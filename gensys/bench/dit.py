@@ -106,7 +106,7 @@ def of_diffusers(net: DiT, size: Size) -> Any:
         num_embeds_ada_norm=size.classes,
         norm_eps=1e-6,
     )
-    frequencies = net.time.frequencies
+    frequencies = net.condition.time.frequencies
     for block in model.transformer_blocks:
         block.norm1.emb.time_proj = embeddings.Timesteps(frequencies, flip_sin_to_cos=True, downscale_freq_shift=0)
         block.norm1.emb.timestep_embedder = embeddings.TimestepEmbedding(frequencies, size.width)
@@ -133,9 +133,9 @@ def _translated(net: DiT, size: Size) -> dict[str, Tensor]:
     *modulations, last = zip(*(part.split(6 * size.width) for part in both("modulation")), strict=True)
     for k, modulation in enumerate(modulations):
         block, mine = f"transformer_blocks.{k}", f"blocks.{k}"
-        put(f"{block}.norm1.emb.timestep_embedder.linear_1", *both("time.mlp.0"))
-        put(f"{block}.norm1.emb.timestep_embedder.linear_2", *both("time.mlp.2"))
-        theirs[f"{block}.norm1.emb.class_embedder.embedding_table.weight"] = ours["label.table.weight"]
+        put(f"{block}.norm1.emb.timestep_embedder.linear_1", *both("condition.time.mlp.0"))
+        put(f"{block}.norm1.emb.timestep_embedder.linear_2", *both("condition.time.mlp.2"))
+        theirs[f"{block}.norm1.emb.class_embedder.embedding_table.weight"] = ours["condition.label.table.weight"]
         put(f"{block}.norm1.linear", *modulation)
         for name, weight, bias in zip("qkv", *(part.chunk(3) for part in both(f"{mine}.qkv")), strict=True):
             put(f"{block}.attn1.to_{name}", weight, bias)

@@ -15,10 +15,13 @@ from torch.nn import functional as F
 from gensys.core import Cond
 from gensys.kernels.adaln import adaln_gate_modulate, adaln_modulate
 from gensys.kernels.attention import attention_qkv
-from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions
+from gensys.nn.embed import Condition, grid_positions
 from gensys.nn.linear import Linear, LinearGelu
 
-__all__ = ["DiT"]
+__all__ = ["SIZES", "DiT"]
+
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+"""Width, depth and heads of the paper's four sizes, table 1."""
 
 EPS = 1e-6  # of the layer norms: the paper's
 Vectors = Sequence[Tensor]
@@ -58,7 +61,8 @@ class DiT(nn.Module):
     """net(x_t, t, cond) on (B, C, height, width).
 
     shape: (C, height, width), the usual one: any other whose sides are multiples of the patch is computed as well.
-    patch: side of the square patches that become tokens. classes: 0 = unconditional.
+    patch: side of the square patches that become tokens. classes: 0 = unconditional. vector: the length of
+    cond["vector"]; 0 = none. outputs: channels that are returned, C unless told (2 C for a learned variance).
     The last layer and every gate start at zero, so the untrained network returns 0.
     """
 
@@ -71,6 +75,8 @@ class DiT(nn.Module):
         depth: int = 12,
         heads: int = 6,
         classes: int = 0,
+        vector: int = 0,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         channels, rows, columns = shape
@@ -82,12 +88,11 @@ class DiT(nn.Module):
         self.register_buffer("positions", positions, persistent=False)
         self.usual = rows, columns
         self.positions: Tensor
-        self.time = TimeEmbedding(width)
-        self.label = LabelEmbedding(classes, width)
+        self.condition = Condition(width, classes=classes, vector=vector)
         # one matrix product gives the modulation of all blocks and of the last layer
         self.modulation = Linear(width, (6 * depth + 2) * width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.out = Linear(width, channels * patch**2)
+        self.out = Linear(width, (outputs or channels) * patch**2)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -100,7 +105,7 @@ class DiT(nn.Module):
         positions = self.positions if (rows, columns) == self.usual else self.grid(rows, columns).to(x_t.device)
         tokens = self.embed(self.tokens(x_t))
         x = tokens + positions  # float32 also under autocast: the residual stream keeps its precision
-        c = F.silu(self.time(t) + self.label(cond, x.shape[0]))
+        c = F.silu(self.condition(t, cond))
         # (6 depth + 2, B, D): shift, scale and gate of the two halves of each block; shift and scale of the last layer
         m = self.modulation(c).float().view(x.shape[0], 6 * self.depth + 2, -1).transpose(0, 1).contiguous().unbind()
         y = adaln_modulate(x, m[0], m[1], eps=EPS, dtype=tokens.dtype)

@@ -1,4 +1,4 @@
-"""Embeddings that networks share: of time, of position, of a class."""
+"""Embeddings that networks share: of time, of position, of a class, of a vector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gensys.core import Cond
 from gensys.nn.linear import Linear
 
-__all__ = ["LabelEmbedding", "TimeEmbedding", "grid_positions", "sinusoid"]
+__all__ = ["Condition", "LabelEmbedding", "TimeEmbedding", "grid_positions", "sinusoid"]
 
 
 def sinusoid(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
@@ -58,3 +58,36 @@ class LabelEmbedding(nn.Module):
         if label is None:
             label = torch.full((batch,), -1, device=self.table.weight.device)
         return self.table(torch.where(label < 0, self.classes, label))
+
+
+class VectorEmbedding(nn.Module):
+    """(B, length) numbers, such as an action -> (B, dim): two linear layers. A row of NaN, "no vector", has its own."""
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        self.length = length
+        self.mlp = nn.Sequential(Linear(length, dim), nn.SiLU(), Linear(dim, dim))
+        self.none = nn.Parameter(0.02 * torch.randn(dim))
+
+    def forward(self, cond: Cond, batch: int) -> Tensor:
+        vector = cond.get("vector")
+        if vector is None:
+            return self.none.expand(batch, -1)
+        if vector.shape != (batch, self.length):
+            raise ValueError(f"cond['vector'] must be {(batch, self.length)}, got {tuple(vector.shape)}")
+        absent = vector.isnan().any(1, keepdim=True)
+        return torch.where(absent, self.none, self.mlp(vector.masked_fill(absent, 0.0).to(self.none.dtype)))
+
+
+class Condition(nn.Module):
+    """The sum of the embeddings of t, cond["label"] and cond["vector"], (B, dim), as far as the network has them."""
+
+    def __init__(self, dim: int, *, classes: int = 0, vector: int = 0) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(dim)
+        self.label = LabelEmbedding(classes, dim)
+        self.vector = VectorEmbedding(vector, dim) if vector else None
+
+    def forward(self, t: Tensor, cond: Cond) -> Tensor:
+        c = self.time(t) + self.label(cond, t.shape[0])
+        return c if self.vector is None else c + self.vector(cond, t.shape[0])

@@ -6,25 +6,24 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Cond
-from gensys.nn.embed import LabelEmbedding, TimeEmbedding
+from gensys.nn.embed import Condition
 from gensys.nn.linear import Linear
 
 __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """net(x_t, t, cond) on (B, dim): residual-free, SiLU, time and label added to the first hidden layer."""
+    """net(x_t, t, cond) on (B, dim): residual-free, SiLU, time, label and vector added to the first hidden layer."""
 
-    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, classes: int = 0) -> None:
+    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, classes: int = 0, vector: int = 0) -> None:
         super().__init__()
         self.first = Linear(dim, width)
-        self.time = TimeEmbedding(width)
-        self.label = LabelEmbedding(classes, width)
+        self.condition = Condition(width, classes=classes, vector=vector)
         self.hidden = nn.ModuleList(Linear(width, width) for _ in range(depth - 1))
         self.last = Linear(width, dim)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        x = torch.nn.functional.silu(self.first(x_t) + self.time(t) + self.label(cond, x_t.shape[0]))
+        x = torch.nn.functional.silu(self.first(x_t) + self.condition(t, cond))
         for layer in self.hidden:
             x = torch.nn.functional.silu(layer(x))
         return self.last(x)

@@ -1,5 +1,7 @@
 """Networks: shapes, conditioning, gradients. They know no path and no loss."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from gensys.nn.autoencoder import Decoder, Encoder
 from gensys.nn.dit import DiT
 from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions, sinusoid
 from gensys.nn.mlp import MLP
+from gensys.nn.unet import UNet
 
 SHAPE = (3, 8, 4)
 
@@ -15,6 +18,23 @@ SHAPE = (3, 8, 4)
 def dit(classes=5, **options):
     torch.manual_seed(0)
     return DiT(SHAPE, **{"patch": 2, "width": 32, "depth": 2, "heads": 4, "classes": classes} | options)
+
+
+def unet(classes=5, **options):
+    torch.manual_seed(0)
+    return UNet(3, **{"width": 8, "multipliers": (1, 2), "attention": (1,), "head": 8, "classes": classes} | options)
+
+
+def mlp(classes=5, **options):
+    torch.manual_seed(0)
+    return MLP(6, width=32, classes=classes, **options)
+
+
+NETS = [dit, unet, mlp]
+
+
+def shape_of(net):
+    return (6,) if isinstance(net, MLP) else SHAPE
 
 
 def awake(net):
@@ -53,15 +73,29 @@ def test_another_grid_is_that_of_a_network_built_for_it():
         net(torch.zeros(1, 3, 5, 4), t[:1], {})
 
 
-def test_an_untrained_transformer_returns_zero():
+@pytest.mark.parametrize("net", [dit, unet])
+def test_an_untrained_network_returns_zero_of_as_many_channels_as_asked(net):
     x, t = inputs()
-    assert torch.equal(dit()(x, t, {"label": torch.arange(4)}), torch.zeros_like(x))
+    assert torch.equal(net()(x, t, {"label": torch.arange(4)}), torch.zeros_like(x))
+    assert net(outputs=6)(x, t, {}).shape == (4, 6, *SHAPE[1:])
 
 
-@pytest.mark.parametrize("net", [dit, lambda classes=5: MLP(6, width=32, classes=classes)])
+def test_a_unet_computes_any_size_that_it_can_halve():
+    net = awake(unet(multipliers=(1, 1, 2), attention=(0, 2)))
+    x, t = inputs(2, (3, 8, 12))
+    assert net(x, t, {}).shape == x.shape
+    with pytest.raises(ValueError, match="'x_t' must have sides that are multiples of 4"):
+        net(torch.zeros(1, 3, 8, 6), t[:1], {})
+    with pytest.raises(ValueError, match="'attention' must name levels"):
+        unet(attention=(2,))
+    with pytest.raises(ValueError, match="'head' must divide"):
+        unet(head=5)
+
+
+@pytest.mark.parametrize("net", NETS)
 def test_label_time_and_input_matter_row_by_row(net):
     net = awake(net())
-    shape = SHAPE if isinstance(net, DiT) else (6,)
+    shape = shape_of(net)
     x, t = inputs(4, shape)
     label = torch.tensor([0, 1, 2, -1])
     out = net(x, t, {"label": label})
@@ -75,11 +109,25 @@ def test_label_time_and_input_matter_row_by_row(net):
 
 
 @pytest.mark.parametrize("classes", [0, 5])
-@pytest.mark.parametrize("net", [dit, lambda classes=5: MLP(6, width=32, classes=classes)])
+@pytest.mark.parametrize("net", NETS)
 def test_no_label_is_the_label_minus_one(net, classes):
     net = awake(net(classes=classes))
-    x, t = inputs(4, SHAPE if isinstance(net, DiT) else (6,))
+    x, t = inputs(4, shape_of(net))
     assert torch.equal(net(x, t, {}), net(x, t, {"label": torch.full((4,), -1)}))
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_vector_matters_row_by_row_and_nan_is_none(net):
+    net = awake(net(vector=2))
+    x, t = inputs(3, shape_of(net))
+    nan = float("nan")
+    out = net(x, t, {"vector": torch.tensor([[0.1, 0.2], [0.3, 0.4], [nan, nan]])})
+    other = net(x, t, {"vector": torch.tensor([[0.1, 0.2], [0.3, 0.5], [nan, nan]])})
+    assert out.isfinite().all()
+    assert [torch.equal(a, b) for a, b in zip(out, other, strict=True)] == [True, False, True]
+    assert torch.equal(net(x, t, {}), net(x, t, {"vector": torch.full((3, 2), nan)}))
+    with pytest.raises(ValueError, match=r"cond\['vector'\] must be \(3, 2\), got \(3, 5\)"):
+        net(x, t, {"vector": torch.zeros(3, 5)})
 
 
 def test_a_label_that_is_no_class_is_refused():
@@ -100,14 +148,16 @@ def test_sizes_that_do_not_fit_are_refused(options, said):
         dit(**options)
 
 
-@pytest.mark.parametrize("build", [dit, lambda: MLP(6, width=32, classes=5)])
+@pytest.mark.parametrize("build", [*NETS, *(partial(net, vector=3) for net in NETS)])
 def test_every_parameter_learns_after_one_step(build):
     """The zeros at the start hide the inner layers for one step and no longer."""
     net = build()
-    x, t = inputs(6, SHAPE if isinstance(net, DiT) else (6,))
+    x, t = inputs(6, shape_of(net))
     cond = {"label": torch.tensor([0, 1, 2, 3, 4, -1])}
+    if net.condition.vector is not None:
+        cond["vector"] = torch.randn(6, 3).index_fill(0, torch.tensor([2]), torch.nan)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    for _ in range(2 if isinstance(net, DiT) else 1):
+    for _ in range(1 if isinstance(net, MLP) else 2):
         (net(x, t, cond) - x.flip(0)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
