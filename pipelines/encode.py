@@ -82,6 +82,21 @@ def _encoder(codec: Codec) -> Encode:
 
 
 @dataclass(frozen=True)
+class _Maker:
+    """The codec that encodes, loaded once: its run, the weights by their digest, and what they do."""
+
+    folder: RunFolder
+    spec: Spec
+    weights: str
+    encode: Encode
+
+    @classmethod
+    def of(cls, folder: RunFolder, checkpoint: str, tell: Callable[[str], None] | None) -> _Maker:
+        spec, weights = folder.spec(), folder.weights_digest(checkpoint, tell)
+        return cls(folder, spec, weights, _encoder(_codec(folder, spec, weights)))
+
+
+@dataclass(frozen=True)
 class EncodeJob:
     """Encode the rows of a shard and commit them.
 
@@ -129,7 +144,9 @@ def encode(
     `RunFolder.weights`. damaged: the largest share of the rows that may be beyond reading, None = that of the run.
     update, mirror: see `encoding.plan`.
     """
-    return _encode(folder, out, Input(data), shard, workers, screen, checkpoint, pool, damaged, update, mirror)
+    maker, wanted = _Maker.of(folder, checkpoint, screen.line), Input(data)
+    source = wanted.open(maker.spec)
+    return _encode(maker, out, wanted, source, shard, workers, screen, pool, damaged, update, mirror)
 
 
 def encode_by_aspect(
@@ -150,10 +167,9 @@ def encode_by_aspect(
     ratio: the largest of long to short side. Sides are multiples of twice the codec's factor, so that latents have
     whole patches of 2. A store that is there is gone on with, or left as it is, as `encode` does.
     """
-    spec = folder.spec()
-    source = source_of(spec, data)
-    weights = folder.weights_digest(checkpoint, screen.line)
-    example = _encoder(_codec(folder, spec, weights))(torch.zeros(1, *source.shape))
+    maker = _Maker.of(folder, checkpoint, screen.line)
+    source = source_of(maker.spec, data)
+    example = maker.encode(torch.zeros(1, *source.shape))
     step = 2 * source.shape[-1] // example.mode.shape[-1]
     joined = by_aspect(source, step, ratio)
     screen.line(joined.about)
@@ -161,29 +177,30 @@ def encode_by_aspect(
     names = [f"{part.shape[1]}x{part.shape[2]}" for part in joined.parts]
     pool = Pool(workers)
     try:
-        for number, name in enumerate(names):
+        for number, (name, part) in enumerate(zip(names, joined.parts, strict=True)):
             wanted = Input(data, ratio, step, number)
-            _encode(folder, out / name, wanted, shard, workers, screen, checkpoint, pool, damaged, False, mirror)
+            _encode(maker, out / name, wanted, part, shard, workers, screen, pool, damaged, False, mirror)
     finally:
         pool.close()
     return join(out, names, joined.about)
 
 
 def _encode(
-    folder: RunFolder,
+    maker: _Maker,
     out: Path,
     wanted: Input,
+    source: Source,
     shard: int | None,
     workers: int,
     screen: Screen,
-    checkpoint: str,
     pool: Pool | None,
     damaged: float | None,
     update: bool,
     mirror: bool,
 ) -> Store:
+    """source: what `wanted` opens."""
     recover(out)
-    spec, weights, encoding, _ = _plan(folder, out, wanted, shard, checkpoint, screen.line, damaged, update, mirror)
+    encoding = _plan(maker, out, source, wanted.data, shard, damaged, update, mirror)
     if encoding is None:
         tidy(out)
         screen.line(f"{out}: the data have not changed; there is nothing to do")
@@ -199,38 +216,29 @@ def _encode(
         )
     with encoding.alone():
         store = encoding.begin()
-        run, place, rows = (str(path.resolve()) for path in (folder.path, store.path, encoding.rows))
-        job = EncodeJob(run, place, rows, str(out.resolve()) if encoding.old else "", spec, weights, wanted)
+        run, place, rows = (str(path.resolve()) for path in (maker.folder.path, store.path, encoding.rows))
+        old = str(out.resolve()) if encoding.old else ""
+        job = EncodeJob(run, place, rows, old, maker.spec, maker.weights, wanted)
         fill(store, job, "encode", "images", workers=workers, screen=screen, pool=pool)
         return encoding.finish(store)
 
 
 def _plan(
-    folder: RunFolder,
+    maker: _Maker,
     out: Path,
-    wanted: Input,
+    source: Source,
+    data: str | None,
     shard: int | None,
-    checkpoint: str,
-    tell: Callable[[str], None] | None,
     damaged: float | None,
     update: bool,
     mirror: bool,
-) -> tuple[Spec, str, Encoding | None, Callable[[], None]]:
-    """The codec's spec and weights, what is to be done, and a function that encodes one block."""
-    spec, weights = folder.spec(), folder.weights_digest(checkpoint, tell)
-    source, encoder = wanted.open(spec), _encoder(_codec(folder, spec, weights))
-    check_quarantine(source, spec.damaged if damaged is None else damaged)
-    example = encoder(torch.zeros(BLOCK, *source.shape))
-    made_by = {"run": str(folder.path.resolve()), "weights": weights, "data": wanted.data or ""}
+) -> Encoding | None:
+    """What is to be done; None if nothing is."""
+    check_quarantine(source, maker.spec.damaged if damaged is None else damaged)
+    example = maker.encode(torch.zeros(BLOCK, *source.shape))
+    made_by = {"run": str(maker.folder.path.resolve()), "weights": maker.weights, "data": data or ""}
     size = check_shard(shard or default_shard(len(source)))
-    encoding = plan(out, source, example, made_by, shard=size, chunk=BLOCK, update=update, mirror=mirror)
-    good = np.setdiff1d(np.arange(min(len(source), 4 * BLOCK)), list(source.quarantine()))[:BLOCK]
-    rows = np.concatenate([good, np.full(BLOCK - len(good), -1)])
-
-    def block() -> None:
-        encode_block(source, encoder, rows, mirror)
-
-    return spec, weights, encoding, block
+    return plan(out, source, example, made_by, shard=size, chunk=BLOCK, update=update, mirror=mirror)
 
 
 def predict(
@@ -246,16 +254,20 @@ def predict(
     mirror: bool = False,
 ) -> dict[str, Any]:
     """What `encode` would do: see `Encoding.prediction`; the time is that of two blocks here. Writes nothing."""
-    _, _, encoding, block = _plan(folder, out, Input(data), shard, checkpoint, None, damaged, update, mirror)
+    maker = _Maker.of(folder, checkpoint, None)
+    source = source_of(maker.spec, data)
+    encoding = _plan(maker, out, source, data, shard, damaged, update, mirror)
     if encoding is None:
         return {"rows": len(Store.open(out)), "rows_to_encode": 0, "shards_to_make": 0, "bytes_to_write": 0}
     found = encoding.prediction()
+    good = np.setdiff1d(np.arange(min(len(source), 4 * BLOCK)), list(source.quarantine()))[:BLOCK]
+    rows = np.concatenate([good, np.full(BLOCK - len(good), -1)])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker computes
     try:
-        block()  # the first one is slower than all that follow
+        encode_block(source, maker.encode, rows, mirror)  # the first one is slower than all that follow
         begun = time.perf_counter()
-        block()
+        encode_block(source, maker.encode, rows, mirror)
         each = time.perf_counter() - begun
     finally:
         torch.set_num_threads(threads)

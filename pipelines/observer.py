@@ -54,8 +54,9 @@ class _Looker:
     def look(self, path: str, seen: int) -> dict[str, Any] | None:
         """Draw the grid of the newest checkpoint and measure it; None if it is no newer than `seen`."""
         begun, folder = time.perf_counter(), RunFolder(Path(path))
-        run = folder.spec().load()
-        model = folder.spec().model(run)
+        spec = folder.spec()
+        run = spec.load()
+        model = spec.model(run)
         step = self._load(model, folder.path / "checkpoints")
         if step <= seen:
             return None

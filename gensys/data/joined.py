@@ -6,7 +6,7 @@ A batch holds rows of one part, so that it is one tensor; `buckets.Plan` says of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -94,12 +94,13 @@ class Joined:
 
     def named(self, rows: Tensor) -> list[str]:
         """See `Source`."""
-        return [self.parts[k].named(row[None])[0] for k, row in self._places(rows)]
+        return [self.parts[k].named(row[None] - self.starts[k])[0] for k, row in self._places(rows)]
 
     def texts(self, rows: Tensor) -> list[str] | None:
         """See `Source`."""
-        found = [(self.parts[k].texts(row[None]) or [""])[0] for k, row in self._places(rows)]
-        return None if self.parts[0].texts(torch.zeros(0, dtype=torch.int64)) is None else found
+        if self.parts[0].texts(torch.zeros(0, dtype=torch.int64)) is None:
+            return None
+        return [(self.parts[k].texts(row[None] - self.starts[k]) or [""])[0] for k, row in self._places(rows)]
 
     def origin(self, rows: Tensor) -> Tensor:
         """See `Source`."""
@@ -113,19 +114,21 @@ class Joined:
     def batch(self, rows: Tensor, noise: Noise) -> Batch:
         """See `Source`. Raises DataError if the rows are of several parts."""
         check_rows(rows, len(self))
-        parts = {k for k, _ in self._places(rows)}
+        parts = self._parts(rows).unique().tolist()
         if len(parts) != 1:
             sizes = sorted(self.parts[k].shape for k in parts)
             raise DataError(f"a batch holds rows of one shape, these are of {sizes}: take them from one of `groups`")
-        k = parts.pop()
+        (k,) = parts
         batch = self.parts[k].batch(rows - self.starts[k], noise)
         return Batch(batch.x, batch.cond, rows)
 
-    def _places(self, rows: Tensor) -> list[tuple[int, Tensor]]:
-        """(part, row in it) of every row."""
-        starts = torch.tensor(self.starts[1:-1])
-        parts = torch.bucketize(rows, starts, right=True)
-        return [(int(k), row - self.starts[int(k)]) for k, row in zip(parts, rows, strict=True)]
+    def _parts(self, rows: Tensor) -> Tensor:
+        """The number of the part that each row is in."""
+        return torch.bucketize(rows, torch.tensor(self.starts[1:-1]), right=True)
+
+    def _places(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(part, row) of every row."""
+        return zip(self._parts(rows).tolist(), rows, strict=True)
 
 
 @dataclass(frozen=True)

@@ -280,22 +280,23 @@ class LatentSource:
         """Hash of the configuration, the digests of all shards and the normalisation; no shard is read for it."""
         return self._hash
 
-    def _read(self, name: str, index: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_] | None) -> Tensor:
-        values = self.store.read(name, index)
-        if mirrored is not None and mirrored.any():
-            values[mirrored] = self.store.read(name + MIRROR, index[mirrored])
-        return torch.from_numpy(values)
-
     def latents(self, rows: Tensor, mirrored: Tensor | None = None) -> Posterior | Codes:
         """What is stored of rows, not normalised: (B, *Z), mean and logvar float32 or indices int64.
 
         mirrored: (B,) bool, of which the mirrored copy is taken.
         """
         check_rows(rows, len(self))
-        index, flip = rows.numpy(), None if mirrored is None else mirrored.numpy()
+        index, names = rows.numpy(), ("codes",) if self.normalisation is None else ("mean", "logvar")
+        found = self.store.read_many(names, index)
+        if mirrored is not None and bool(mirrored.any()):
+            flip = mirrored.numpy()
+            copies = self.store.read_many([name + MIRROR for name in names], index[flip])
+            for values, copy in zip(found, copies, strict=True):
+                values[flip] = copy
+        parts = [torch.from_numpy(values) for values in found]
         if self.normalisation is None:
-            return Codes(self._read("codes", index, flip).long(), self.codebook)
-        return Posterior(*(self._read(name, index, flip).float() for name in ("mean", "logvar")))
+            return Codes(parts[0].long(), self.codebook)
+        return Posterior(*(part.float() for part in parts))
 
     def batch(self, rows: Tensor, noise: Noise) -> Batch:
         """See `Source`: x is a normalised draw from the posterior of each row, with the noise's Stream.POSTERIOR, or

@@ -1,11 +1,11 @@
 """An update that is killed: at any instant the store is the old one or the new one, and the same command ends well."""
 
 import multiprocessing
-import os
 import shutil
 import signal
 
 import pytest
+from fatal import Fatal
 from toy import Items, files, run
 
 from gensys.data import encoding
@@ -25,23 +25,11 @@ def update(out, exchanging):
 
 def die_at(out, exchanging, point, counter):
     """Update, and be killed at the `point`-th call that matters; returns having counted them if it lives."""
-    calls = 0
-
-    def counted(real):
-        def call(*arguments, **options):
-            nonlocal calls
-            if calls == point:
-                os.kill(os.getpid(), signal.SIGKILL)
-            calls += 1
-            return real(*arguments, **options)
-
-        return call
-
-    for name in POINTS:
-        setattr(os, name, counted(getattr(os, name)))
-    encoding.exchange = counted(encoding.exchange)
+    fatal = Fatal(point)
+    fatal.wrap_system(POINTS)
+    encoding.exchange = fatal.wrap(encoding.exchange)
     update(out, exchanging)
-    counter.value = calls
+    counter.value = fatal.calls
 
 
 def start(processes, *arguments):

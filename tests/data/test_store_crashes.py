@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from fatal import Fatal
 
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import StoreError
@@ -43,22 +44,10 @@ def mend(path):
 
 def die_at(path, point, counter, work=produce):
     """Work, and be killed at the `point`-th system call that matters; returns having counted them if it lives."""
-    calls = 0
-
-    def counted(real):
-        def call(*arguments, **options):
-            nonlocal calls
-            if calls == point:
-                os.kill(os.getpid(), signal.SIGKILL)
-            calls += 1
-            return real(*arguments, **options)
-
-        return call
-
-    for name in POINTS:
-        setattr(os, name, counted(getattr(os, name)))
+    fatal = Fatal(point)
+    fatal.wrap_system(POINTS)
     work(path)
-    counter.value = calls
+    counter.value = fatal.calls
 
 
 def produce_together(path, shards, barrier, published):

@@ -1,18 +1,11 @@
-"""Solvers against the exact flow of a Gaussian, where the prediction, the ODE and its solution are known.
-
-Data N(m, s^2) on a path alpha, sigma: x_t is N(alpha m, v) with v = alpha^2 s^2 + sigma^2, and
-
-    E[x | x_t]   = m + alpha s^2 / v (x_t - alpha m)
-    E[eps | x_t] = sigma / v (x_t - alpha m)
-
-The probability flow moves x_t with its quantile: (x_t - alpha m) / sqrt(v) is constant.
-"""
+"""Solvers against the exact flow of a Gaussian (gaussian.py), where prediction, ODE and solution are known."""
 
 import math
 from functools import partial
 
 import pytest
 import torch
+from gaussian import MEAN, STD, exact, flow, no_noise
 
 from gensys import targets
 from gensys.noise import Noise, Stream
@@ -24,25 +17,6 @@ from gensys.targets import Prediction, recover
 from gensys.times import on, shifted, uniform
 
 PATHS = [Linear(), Cosine()]
-MEAN, STD = 0.7, 0.4
-
-
-def exact(path, x, t):
-    c = path(t)
-    v = (c.alpha * STD) ** 2 + c.sigma**2
-    z = x - c.alpha * MEAN
-    return Prediction(MEAN + c.alpha * STD**2 / v * z, c.sigma / v * z)
-
-
-def flow(path, x, t, s):
-    """Where the probability flow takes x from t to s."""
-    a, b = path(t), path(s)
-    spread = math.sqrt(((b.alpha * STD) ** 2 + b.sigma**2) / ((a.alpha * STD) ** 2 + a.sigma**2))
-    return b.alpha * MEAN + spread * (x - a.alpha * MEAN)
-
-
-def no_noise(k):
-    raise AssertionError("a deterministic solver asked for noise")
 
 
 def error(solver, path, n, end=0.0):
