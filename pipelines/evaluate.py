@@ -224,12 +224,10 @@ def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest", quick:
             else:
                 stored = None if isinstance(moments, str) else moments
                 metrics, left_out = _score(store, source, judged, real, stored, screen)
-            if quick:
-                pass
-            elif codec is not None and len(real.test):
-                metrics |= _reconstruct(codec, source, folder.path / "reconstructions.png" if own else None)
-            elif codec is not None:
-                left_out.append("no reconstruction: there are no held-out images")
+                if codec is not None and len(real.test):
+                    metrics |= _reconstruct(codec, source, folder.path / "reconstructions.png" if own else None)
+                elif codec is not None:
+                    left_out.append("no reconstruction: there are no held-out images")
             phase.update(len(store))
         taken = moments if isinstance(moments, str) else f"those of {len(moments)} shards, taken while sampling"
         protocol = _protocol(store, folder, source, judged, real) | {"moments of samples": taken}

@@ -35,9 +35,9 @@ from gensys.preview import draw, labels_for
 from gensys.run import Run
 from gensys.run_folder import RunFolder
 
-__all__ = ["Observer"]
+__all__ = ["OBSERVATIONS", "Observer"]
 
-FILE = "observations.jsonl"
+OBSERVATIONS = "observations.jsonl"
 _SAMPLES = 512  # that a figure is of: enough to see a run improve, few enough for a core to draw between checkpoints
 _FIRST_ID = 1 << 49  # far from the ids that anyone samples, and from those of the grids
 
@@ -144,7 +144,7 @@ class Observer:
             found: dict[str, Any] | None = ray.get(self._looking)
             if found is not None:
                 self._seen = max(self._seen, found["step"])
-                with open(self.folder / FILE, "a", encoding="utf-8") as file:
+                with open(self.folder / OBSERVATIONS, "a", encoding="utf-8") as file:
                     file.write(json.dumps(found) + "\n")
         except (RayActorError, RayTaskError) as error:  # the actor may be killed: that does not end the training
             cause = getattr(error, "cause", None) or error

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from gensys.pipelines.crew import Workers, show
+from gensys.pipelines.observer import OBSERVATIONS
 from gensys.pipelines.work import ORDERS, batches, work
 
 from gensys import durable
@@ -156,7 +157,7 @@ def _clear(folder: RunFolder) -> None:
     for name in ("checkpoints", "tensorboard", "samples", "ray", "judge", *stores):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
-    kept = ("run.json", "env.json", "metrics.jsonl", "observations.jsonl", "log.txt", *ORDERS)
+    kept = ("run.json", "env.json", "metrics.jsonl", OBSERVATIONS, "log.txt", *ORDERS)
     drawn = ("samples.png", "reconstructions.png", "trajectory.png", "evaluation.json", "stages.json", "report.html")
     for name in (*kept, *drawn):
         (folder.path / name).unlink(missing_ok=True)

@@ -46,6 +46,10 @@ class Commits:
         self._index = index
         return index
 
+    def holds(self, shard: int) -> bool:
+        """Whether the index holds a shard now. A store that was never sealed has none: then nothing is read."""
+        return self._place.exists(INDEX) and bool(self.refresh()[shard].any())
+
     def done(self) -> set[int]:
         """The shards that are committed, as it is now."""
         return self._marked() | set(np.flatnonzero(self.refresh().any((1, 2))).tolist())
@@ -98,7 +102,7 @@ class Commits:
         """Commit a shard, whose files are there; False if it was committed before, perhaps to something else."""
         marker = layout.marker_file(shard)
         published = self._place.publish(marker, json.dumps(self._of(shard, digests), sort_keys=True).encode())
-        if published and np.any(self.refresh()[shard]):
+        if published and self.holds(shard):
             # The store was sealed since we looked. Nobody missed the marker before, so nobody will.
             self._place.remove([marker])
             return False

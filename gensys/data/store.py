@@ -159,7 +159,7 @@ class Store:
     def committed(self, shard: int) -> bool:
         """Whether a shard is committed, as it is now."""
         with explained(self.place, "reading the commits"):
-            return self.place.exists(layout.marker_file(shard)) or bool(self.commits.refresh()[shard].any())
+            return self.place.exists(layout.marker_file(shard)) or self.commits.holds(shard)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
