@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gensys import native
+from gensys.kernels import dispatch
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_configuration(tmp_path_factory):
@@ -38,3 +41,13 @@ class Allocations(TorchDispatchMode):
 def allocations():
     """with allocations(numel) as seen: ...; seen.count"""
     return Allocations
+
+
+@pytest.fixture
+def no_extension(monkeypatch):
+    """Nothing is compiled, for want of a compiler; what is chosen then is not remembered afterwards."""
+    monkeypatch.setattr(native, "extension", None)
+    monkeypatch.setattr(native, "why_missing", "no compiler")
+    dispatch._choose.cache_clear()
+    yield
+    dispatch._choose.cache_clear()

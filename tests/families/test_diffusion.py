@@ -256,10 +256,10 @@ def test_the_network_is_trained_on_the_path():
 @pytest.mark.parametrize("clip", [None, (-0.4, 0.6)])
 @pytest.mark.parametrize("solver", [heun, dpmpp_2m, partial(ddim, eta=1.0)])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_native)])
-def test_a_row_with_its_own_guidance_and_seed_is_drawn_as_if_all_had_them(compiled, solver, clip, monkeypatch):
+def test_a_row_with_its_own_guidance_and_seed_is_drawn_as_if_all_had_them(compiled, solver, clip, request):
     """Bit for bit: rows that are not guided among rows that are, scale 0, and seeds of their own."""
     if not compiled:
-        monkeypatch.setattr(native, "extension", None)
+        request.getfixturevalue("no_extension")
     ids, scales, seeds = torch.arange(100, 116), [0.0, 1.0, 2.5, -1.0], [4, 2**40, 7]
     label = ids % 3
     guidance = torch.tensor([scales[k % 4] for k in range(16)], dtype=torch.float64)

@@ -14,12 +14,6 @@ from gensys.kernels.dispatch import KERNELS, OPS, Unavailable, choose, force, ta
 needs_native = pytest.mark.skipif(native.extension is None, reason=f"no compiled kernels: {native.why_missing}")
 
 
-@pytest.fixture
-def no_extension(monkeypatch):
-    monkeypatch.setattr(native, "extension", None)
-    monkeypatch.setattr(native, "why_missing", "no compiler")
-
-
 @needs_native
 def test_native_is_preferred_where_it_runs():
     implementation, why = choose("combine", "cpu", torch.float32)
