@@ -45,7 +45,7 @@ class RecipeName(click.ParamType):
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(n, help=h) for n, h in recipes().items() if n.startswith(incomplete)]
+        return [CompletionItem(n, help=e.help) for n, e in recipes().items() if n.startswith(incomplete)]
 
 
 class Place(click.ParamType):

@@ -21,6 +21,8 @@ from gensys.run import knobs_of, nearest, recipes
 
 __all__ = ["KnobHelp", "RecipeHelp", "comments", "describe", "runs", "source_of"]
 
+_GROUPS = Path(__file__).with_name("knobs.py")
+
 
 @dataclass(frozen=True)
 class KnobHelp:
@@ -89,10 +91,26 @@ def comments(source: Path, function: str) -> dict[str, str]:
     definition = _definition(source, function)
     if definition is None:
         return {}
-    tokens = tokenize.generate_tokens(io.StringIO(source.read_text()).readline)
-    found = {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
-    parameters = definition.args.posonlyargs + definition.args.args + definition.args.kwonlyargs
-    return {p.arg: found.get(p.lineno, "") for p in parameters}
+    text, groups = source.read_text(), {}
+    for other in (_GROUPS.read_text(), text):  # a recipe's file may have groups of its own
+        groups |= {n.name: _fields(n, _comments(other)) for n in ast.parse(other).body if isinstance(n, ast.ClassDef)}
+    found, noted = _comments(text), dict[str, str]()
+    for p in definition.args.posonlyargs + definition.args.args + definition.args.kwonlyargs:
+        group = p.annotation.id if isinstance(p.annotation, ast.Name) else ""
+        noted |= groups[group] if group in groups else {p.arg: found.get(p.lineno, "")}
+    return noted
+
+
+def _comments(text: str) -> dict[int, str]:
+    """Line number -> the comment at its end."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
+
+
+def _fields(group: ast.ClassDef, found: dict[int, str]) -> dict[str, str]:
+    """Field -> comment, of a dataclass."""
+    fields = [n for n in group.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    return {n.target.id: found.get(n.lineno, "") for n in fields if isinstance(n.target, ast.Name)}
 
 
 def _kind(annotation: Any) -> str:

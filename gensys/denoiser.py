@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from gensys.core import Cond
+from gensys.noise import Noise, Stream
 from gensys.paths import Path, expand
 from gensys.targets import Target
 
-__all__ = ["Denoiser"]
+__all__ = ["Base", "Denoiser", "gaussian"]
+
+Base = Callable[[Noise, tuple[int, ...], Stream], Tensor]
+"""(noise, shape, stream) -> one eps for each id, (B, *shape)."""
+
+
+def gaussian(noise: Noise, shape: tuple[int, ...], stream: Stream) -> Tensor:
+    """eps ~ N(0, I)."""
+    return noise.normal(shape, stream)
 
 
 class Denoiser(nn.Module):
-    """net(x_t, t, cond) -> a(t) x + b(t) eps, of the shape of x_t. x_t: (B, *S); t: (B,), on the path's clock."""
+    """net(x_t, t, cond) -> a(t) x + b(t) eps, of the shape of x_t. x_t: (B, *S); t: (B,), on the path's clock.
 
-    def __init__(self, net: nn.Module, path: Path, target: Target) -> None:
+    sigma_data: None, the network sees x_t and t as they are. The standard deviation of the data: it sees
+    x_t / sqrt((sigma_data alpha)^2 + sigma^2), of unit variance at every t, and ln(sigma / alpha) / 4 for t, as paths
+    of unbounded noise need it (Karras et al., 2022, arXiv:2206.00364, table 1, for any alpha).
+
+    base: the law of eps. Flow matching may carry any law to the data's; everything else wants it `gaussian`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        path: Path,
+        target: Target,
+        *,
+        sigma_data: float | None = None,
+        base: Base = gaussian,
+    ) -> None:
         super().__init__()
         self.net = net
         self.path = path
         self.target = target
+        self.sigma_data = sigma_data
+        self.base = base
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The raw output of the network, (B, *S)."""
-        return self.net(x_t, t, cond)
+        if self.sigma_data is None:
+            return self.net(x_t, t, cond)
+        c = self.path(t)
+        scale = ((self.sigma_data * c.alpha) ** 2 + c.sigma**2).rsqrt()
+        return self.net(expand(scale, x_t) * x_t, torch.log(c.sigma / c.alpha) / 4.0, cond)
 
     def along(self, x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, the target of the network) for data, noise and times (B,)."""

@@ -13,6 +13,7 @@ the output, where it is a pair of coefficients in a solver's table.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from gensys.core import Cond
 from gensys.noise import Noise, Stream
-from gensys.paths import Scalar
+from gensys.paths import Scalar, expand
 
 __all__ = ["NO_LABEL", "Guidance", "drop", "without"]
 
 NO_LABEL = -1
+NONE = {"label": NO_LABEL, "vector": math.nan}
+"""What stands for "none" in a row of each condition that can be left out."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,18 @@ class Guidance:
 
 
 def without(cond: Cond) -> Cond:
-    """The condition of the reference: every label removed."""
-    return {name: torch.full_like(value, NO_LABEL) if name == "label" else value for name, value in cond.items()}
+    """The condition of the reference: every label and vector removed."""
+    return {name: _nothing(name, value) for name, value in cond.items()}
+
+
+def _nothing(name: str, value: Tensor) -> Tensor:
+    """What stands for "none" in a condition of this name; what has no such value stays."""
+    return torch.full_like(value, NONE[name]) if name in NONE else value
 
 
 def drop(cond: Cond, noise: Noise, probability: float) -> Cond:
-    """Remove the label of each row with the given probability, so that one network learns both predictions."""
-    if not probability or "label" not in cond:
+    """Remove the condition of each row with the given probability, so that one network learns both predictions."""
+    if not probability or not NONE.keys() & cond.keys():
         return cond
     kept = noise.uniform((1,), Stream.DROP)[:, 0] >= probability
-    return {**cond, "label": torch.where(kept, cond["label"], NO_LABEL)}
+    return {name: torch.where(expand(kept, value), value, _nothing(name, value)) for name, value in cond.items()}

@@ -1,8 +1,10 @@
 """A run: a recipe with its knobs. Where everything that comes of it lives: run_folder.py.
 
 A recipe is a Python function. Its annotated keyword defaults are the knobs, its docstring is its help, its body is the
-configuration, and it returns a frozen `Run`. Only a `Spec` (the recipe's name and the value of every knob) travels to
-workers and onto the disk; whoever receives it calls the recipe again.
+configuration, and it returns a frozen `Run`. A parameter that is a frozen dataclass is a group of knobs that recipes
+share (gensys/knobs.py): each of its fields is a knob, and the recipe's default for it holds their defaults. Only a
+`Spec` (the recipe's name and the value of every knob) travels to workers and onto the disk; whoever receives it calls
+the recipe again.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import importlib
 import importlib.resources
 import inspect
 import math
+import re
 import sys
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must
     from gensys.engine.loop import Budget, Settings
 
 __all__ = [
+    "Entry",
     "Knob",
     "Run",
     "Spec",
@@ -78,7 +82,8 @@ class Spec:
 
     def load(self) -> Run:
         """Call the recipe. Raises ConfigError if its knobs do not fit together."""
-        run = self._blaming_knobs(lambda: _function(self.recipe, self.code)(**self.knobs))
+        function = _function(self.recipe, self.code)
+        run = self._blaming_knobs(lambda: function(**_grouped(function, self.recipe, self.knobs)))
         return replace(run, settings=replace(run.settings, parts=self.parts)) if self.parts else run
 
     def model(self, run: Run | None = None) -> Generative:
@@ -110,16 +115,35 @@ def nearest(word: str, among: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def recipes() -> dict[str, str]:
-    """The built-in recipes and the first line of their help, without importing them."""
+@dataclass(frozen=True)
+class Entry:
+    """A built-in recipe in a list. paper: "Ho et al., 2020, arXiv:2006.11239", where its help names one."""
+
+    help: str
+    paper: str
+
+
+def recipes() -> dict[str, Entry]:
+    """The built-in recipes, without importing them: what the first line of their help says, and the paper in it."""
     found = {}
     for file in importlib.resources.files("gensys.recipes").iterdir():
         name, _, suffix = file.name.rpartition(".")
         if suffix == "py" and name != "__init__":
             tree = ast.parse(file.read_text())
             function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
-            found[name] = (ast.get_docstring(function) or "").split("\n")[0]
+            text = ast.get_docstring(function) or ""
+            found[name] = Entry(text.split("\n")[0], _paper(text))
     return dict(sorted(found.items()))
+
+
+def _paper(text: str) -> str:
+    """The first source that a help names in full: authors, year, "title", arXiv:number -> its short form."""
+    found = re.search(r'^([A-Z][^".]*?), (\d{4}),\s+"[^"]+",\s+(arXiv:[\d.]+\d)', text, re.MULTILINE)
+    if found is None:
+        return ""
+    authors = re.split(r", | and ", " ".join(found[1].split()))
+    short = authors[0] if len(authors) == 1 else " and ".join(authors) if len(authors) == 2 else f"{authors[0]} et al."
+    return f"{short}, {found[2]}, {found[3]}"
 
 
 def _function(recipe: str, code: str = "") -> Callable[..., Run]:
@@ -186,8 +210,42 @@ def resolve(recipe: str, overrides: Mapping[str, str]) -> Spec:
 
 
 def knobs_of(recipe: str, code: str = "") -> dict[str, inspect.Parameter]:
-    """The knobs of a recipe: its parameters, with annotations as types."""
-    function = _function(recipe, code)
+    """The knobs of a recipe: its parameters, and the fields of those that are groups, with annotations as types."""
+    found: dict[str, inspect.Parameter] = {}
+    for name, parameter in _parameters(_function(recipe, code), recipe).items():
+        for knob in _members(name, parameter):
+            if knob.name in found:
+                raise ConfigError(f"the recipe {recipe!r} has two knobs {knob.name!r}: rename one")
+            found[knob.name] = knob
+    return found
+
+
+def _members(name: str, parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """A parameter as knobs: itself, or the fields of the group that it is."""
+    group = parameter.annotation
+    if not (isinstance(group, type) and is_dataclass(group)):
+        return [parameter]
+    if not isinstance(parameter.default, group):
+        raise ConfigError(f"the parameter {name!r} is a group of knobs: give it a default, {name} = {group.__name__}()")
+    hints = get_type_hints(group)
+    return [
+        parameter.replace(name=f.name, default=getattr(parameter.default, f.name), annotation=hints[f.name])
+        for f in fields(group)
+    ]
+
+
+def _grouped(function: Callable[..., Run], recipe: str, knobs: Mapping[str, Knob]) -> dict[str, Any]:
+    """The arguments of a recipe: knobs, and groups made of knobs. What is no knob is passed on, to be refused."""
+    rest, arguments = dict(knobs), dict[str, Any]()
+    for name, parameter in _parameters(function, recipe).items():
+        if is_dataclass(parameter.annotation):
+            own = {knob.name for knob in _members(name, parameter)}
+            arguments[name] = replace(parameter.default, **{k: rest.pop(k) for k in own & rest.keys()})
+    return arguments | rest
+
+
+def _parameters(function: Callable[..., Run], recipe: str) -> dict[str, inspect.Parameter]:
+    """The parameters of a recipe, with annotations as types."""
     try:
         hints = get_type_hints(function)
     except Exception as error:  # annotations are evaluated: what they name may not exist

@@ -39,7 +39,9 @@ ALLOWED |= {
     **dict.fromkeys(FACE, BASE | TOOLS | FACE | {"kernels", "run", "run_folder", "data"}),
     "preview": BASE | TOOLS | {"run", "run_folder"},
     "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
-    "recipes": {name for row in LADDER for name in row} | {"run", "run_folder", "engine", "data"},
+    "domain": {"families", "data", "run_folder"} | BASE,
+    "knobs": {name for row in LADDER for name in row} | {"run", "engine"},
+    "recipes": {name for row in LADDER for name in row} | {"run", "run_folder", "engine", "data", "domain", "knobs"},
     # recipes only through run; cli only when run as a program
     "pipelines": BASE | TOOLS | FACE | {"cli", "preview", "report", "run", "run_folder", "engine", "data", "evaluate"},
     "__init__": set(),

@@ -7,9 +7,10 @@ from typing import Literal
 import pytest
 import torch
 
+from gensys.catalogue import describe
 from gensys.engine.checkpoint import State, checkpoint_tensors, save_checkpoint
 from gensys.errors import CheckpointError, ConfigError, RunError
-from gensys.run import Spec, budget_of, knobs_of, nearest, parse, recipes, resolve
+from gensys.run import Spec, _paper, budget_of, knobs_of, nearest, parse, recipes, resolve
 from gensys.run_folder import RunFolder
 
 RECIPE = '''
@@ -23,6 +24,7 @@ from torch import nn
 
 from gensys.core import Batch, Generative, Loss
 from gensys.engine.loop import Budget, Settings
+from gensys.engine.optim import Optim
 from gensys.run import Run
 
 
@@ -66,6 +68,28 @@ def mine(width: int = 3, wide: bool = False, lr: float = 0.1, note="", solver: L
                frozenset({"steps", "solver"}))
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How fast."""
+
+    lr: float = 0.1  # peak learning rate
+    batch: int = 2  # rows a step
+
+
+def grouped(width: int = 3, speed: Speed = Speed(lr=0.5), note: str = "") -> Run:
+    """Knobs of its own and a group's."""
+    settings = Settings(speed.batch, Budget(images=4), Optim(speed.lr))
+    return Run(Points(), torch.arange(10), lambda: Model(width, 5), settings)
+
+
+def ungrouped(speed: Speed) -> Run:
+    raise OSError("never called")
+
+
+def twice(lr: float = 0.1, speed: Speed = Speed()) -> Run:
+    raise OSError("never called")
+
+
 def needy(data: str, seed: int = 0) -> Run:
     raise OSError("never called")
 
@@ -89,6 +113,31 @@ def test_every_knob_has_its_default_or_what_was_said(mine):
     knobs = resolve("mine.py:mine", {"width": "8", "wide": "yes", "lr": "1e-3", "note": "4", "solver": "euler"}).knobs
     assert knobs == {"width": 8, "wide": True, "lr": 1e-3, "note": "4", "solver": "euler", "steps": 5}
     assert [type(value) for value in knobs.values()] == [int, bool, float, str, str, int]
+
+
+def test_a_group_of_knobs_is_its_fields(mine):
+    spec = resolve("mine.py:grouped", {"batch": "4", "note": "x"})
+    assert spec.knobs == {"width": 3, "lr": 0.5, "batch": 4, "note": "x"}
+    settings = spec.load().settings
+    assert (settings.batch, settings.optim.lr) == (4, 0.5)
+    assert spec.with_knobs({"lr": 0.25}).load().settings.optim.lr == 0.25
+    helps = {knob.name: knob.help for knob in describe("mine.py:grouped").knobs}
+    assert helps == {"width": "", "lr": "peak learning rate", "batch": "rows a step", "note": ""}
+
+
+@pytest.mark.parametrize(("name", "said"), [("ungrouped", "give it a default, speed = Speed"), ("twice", "two knobs")])
+def test_a_group_that_cannot_be_read(mine, name, said):
+    with pytest.raises(ConfigError, match=said):
+        resolve(f"mine.py:{name}", {})
+
+
+def test_a_recipe_names_its_paper():
+    assert recipes()["latent_dit"].paper == "Ma et al., 2024, arXiv:2401.08740"
+    assert (
+        _paper('Help.\n\nHo and Lee, 2020, "A\nb", arXiv:2006.11239, section 4.')
+        == "Ho and Lee, 2020, arXiv:2006.11239"
+    )
+    assert _paper("Help without one.") == ""
 
 
 def test_a_users_recipe_is_named_by_its_path_and_carries_its_text(mine, monkeypatch):
@@ -118,7 +167,7 @@ def test_an_unknown_recipe(mine, name, said):
 
 
 def test_a_missing_function_lists_those_that_are_there(mine):
-    with pytest.raises(ConfigError, match="It has: mine, needy, broken"):
+    with pytest.raises(ConfigError, match="It has: mine, grouped, .*, broken"):
         resolve("./mine.py:other", {})
 
 
@@ -193,7 +242,7 @@ def test_a_recipe_that_fails_when_called_says_where(mine):
 def test_the_built_in_recipes_are_listed_with_their_help():
     found = recipes()
     assert {"kl_autoencoder", "latent_dit"} <= set(found)
-    assert all(found.values())
+    assert all(entry.help for entry in found.values())
     assert list(found) == sorted(found)
     assert all(knobs_of(name) for name in found)
 

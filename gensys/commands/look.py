@@ -12,16 +12,20 @@ from gensys.commands.options import recipe_argument
 from gensys.run import recipes
 from gensys.terminal import Answer, answering, columns, quoted
 
+_CHOICES = 3  # words of a choice that `show` prints; --json has all
+
 
 @click.command("list")
 @answering
 def list_() -> Answer:
     """List the built-in recipes, and the runs in ./runs."""
     known, started = recipes(), runs(RUNS)
-    text = f"recipes\n{columns(list(known.items()))}\n\nruns in ./{RUNS}\n"
+    shown = [[name, entry.help, entry.paper] for name, entry in known.items()]
+    text = f"recipes\n{columns(shown)}\n\nruns in ./{RUNS}\n"
     rows = [["name", "recipe", "step", ""]]
     rows += [[r["name"], r["recipe"], "" if r["step"] is None else f"{r['step']:,}", r["state"]] for r in started]
-    return Answer({"recipes": known, "runs": started}, text + (columns(rows) if started else "  none yet"))
+    told = {name: asdict(entry) for name, entry in known.items()}
+    return Answer({"recipes": told, "runs": started}, text + (columns(rows) if started else "  none yet"))
 
 
 @click.command()
@@ -31,10 +35,16 @@ def show(recipe: str) -> Answer:
     """Show what a recipe is, and all its knobs."""
     found = describe(recipe)
     rows = [["knob", "default", "type", ""]]
-    rows += [[k.name, "(needed)" if k.required else _typed(k.default), k.type, k.help] for k in found.knobs]
+    rows += [[k.name, "(needed)" if k.required else _typed(k.default), _short(k.type), k.help] for k in found.knobs]
     needed = "".join(f" {k.name}=..." for k in found.knobs if k.required)
     lines = f"source: {quoted(found.source)}\ntrain:  gensys train {recipe}{needed}"
     return Answer(asdict(found), f"{found.help}\n\n{columns(rows)}\n\n{lines}")
+
+
+def _short(kind: str) -> str:
+    """A type that leaves room for the help: that of a long choice names its first words."""
+    words = kind.split(" | ")
+    return kind if len(words) <= _CHOICES else " | ".join([*words[:_CHOICES], "..."])
 
 
 def _typed(value: object) -> str:

@@ -1,6 +1,7 @@
 """The family of Gaussian paths: diffusion, score-based models and flow matching are one class.
 
-What differs between them is data: the path, the target, the law of times, the weight, the solver and its grid.
+What differs between them is data: the path, the target, the objective with its law of times and weight, the solver and
+its grid.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from gensys.guidance import Guidance, without
 from gensys.kernels.linear import frozen
 from gensys.likelihood import Hutchinson, log_prob
 from gensys.noise import Noise, Stream
-from gensys.objectives.denoise import Weight, denoise, even
+from gensys.objectives.denoise import denoise
+from gensys.objectives.objective import Objective
 from gensys.paths import Scalar
 from gensys.solvers.groups import Group, run_groups
 from gensys.solvers.heun import heun
@@ -27,7 +29,7 @@ from gensys.solvers.solver import NotLinear, Solver
 from gensys.solvers.stepper import run
 from gensys.solvers.trace import Table, guide, trace
 from gensys.targets import Prediction, recover, require_well_posed
-from gensys.times import LogitNormal, TimeLaw, on, uniform
+from gensys.times import on, uniform
 
 __all__ = ["Diffusion", "Sampler"]
 
@@ -53,7 +55,7 @@ class Sampler:
 
 
 class Diffusion(Generative):
-    """A denoiser with its training law and its sampler. shape: of one datum.
+    """A denoiser with what it minimises and how it samples. shape: of one datum.
 
     Raises: ValueError when the denoiser's target cannot be inverted at a time where the sampler calls the network.
     """
@@ -63,15 +65,12 @@ class Diffusion(Generative):
         denoiser: Denoiser,
         shape: tuple[int, ...],
         *,
-        law: TimeLaw = LogitNormal(),  # noqa: B008 - a frozen value
-        weight: Weight = even,
-        dropout: float = 0.0,
+        objective: Objective = denoise,
         sampler: Sampler = Sampler(),
     ) -> None:
         super().__init__()
         self.denoiser, self.shape = denoiser, shape
-        self.law, self.weight, self.dropout = law, weight, dropout
-        self.sampler = sampler
+        self.objective, self.sampler = objective, sampler
         path, target, times = denoiser.path, denoiser.target, on(denoiser.path, list(sampler.fractions))
         require_well_posed(path, target, times[:-1])
         try:
@@ -93,12 +92,12 @@ class Diffusion(Generative):
         return (t - low) / (high - low)
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
-        return denoise(self.denoiser, batch, noise, law=self.law, weight=self.weight, dropout=self.dropout)
+        return self.objective(self.denoiser, batch, noise)
 
     def initial(self, noise: Noise) -> Tensor:
-        """x at the noisy end: sigma(t_max) z. (B, *S)"""
+        """x at the noisy end: sigma(t_max) eps. (B, *S)"""
         sigma = self.denoiser.path(on(self.denoiser.path, [self.sampler.fractions[0]])[0]).sigma
-        return sigma * noise.normal(self.shape, Stream.INITIAL)
+        return sigma * self.denoiser.base(noise, self.shape, Stream.INITIAL)
 
     def network(self, cond: Cond) -> Callable[[Tensor, Scalar, bool], Tensor]:
         """The denoiser for these conditions; in a guided call for twice the rows, the second half without labels.

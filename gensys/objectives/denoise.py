@@ -6,43 +6,40 @@ law of times and weight say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from gensys.core import Batch, Loss
+from gensys.couplings import Coupling, independent
 from gensys.denoiser import Denoiser
 from gensys.guidance import drop
 from gensys.noise import Noise, Stream
-from gensys.paths import Coefs
-from gensys.times import TimeLaw
+from gensys.objectives.weights import Weight, even
+from gensys.times import LogitNormal, TimeLaw
 
-__all__ = ["Weight", "denoise", "even"]
-
-Weight = Callable[[Coefs], Tensor]
-"""Coefs of (B,) tensors -> (B,) weights of the squared error."""
-
-
-def even(c: Coefs) -> Tensor:
-    """Every time weighs the same."""
-    return c.alpha * 0.0 + 1.0
+__all__ = ["denoise"]
 
 
 def denoise(
-    denoiser: Denoiser, batch: Batch, noise: Noise, *, law: TimeLaw, weight: Weight = even, dropout: float = 0.0
+    denoiser: Denoiser,
+    batch: Batch,
+    noise: Noise,
+    *,
+    law: TimeLaw = LogitNormal(),  # noqa: B008 - a frozen value
+    weight: Weight = even,
+    coupling: Coupling = independent,
+    dropout: float = 0.0,
 ) -> Loss:
     """The mean over rows and elements of weight(t) |net(x_t, t, cond) - (a x + b eps)|^2.
 
-    dropout: the probability that a row loses its label (classifier-free guidance). t, eps and the dropped labels are
-    functions of (seed, id, step).
+    dropout: the probability that a row loses its condition (classifier-free guidance). t, eps and what is dropped are
+    functions of (seed, id, step); a coupling rearranges eps among the rows.
 
     Ho, Jain and Abbeel, 2020, arXiv:2006.11239, equation 14; Lipman et al., 2022, arXiv:2210.02747, equation 14.
     """
     low, high = denoiser.path.span
     t = low + (high - low) * law(noise)
-    eps = noise.normal(tuple(batch.x.shape[1:]), Stream.EPS).to(batch.x.dtype)
+    eps = denoiser.base(noise, tuple(batch.x.shape[1:]), Stream.EPS).to(batch.x.dtype)
+    eps = coupling(batch.x, eps, batch.cond)
     x_t, target = denoiser.along(batch.x, eps, t)
     output = denoiser(x_t, t, drop(batch.cond, noise, dropout))
     error = (output - target).square().flatten(1).mean(1)
-    total = (weight(denoiser.path(t)) * error).mean()
+    total = (weight(denoiser.path(t), denoiser.target) * error).mean()
     return Loss(total, {"loss": total.detach()})

@@ -23,7 +23,11 @@ def kl_autoencoder(
     precision: Precision = "auto",  # number format of the matrix products: auto, bf16 or fp32
     seed: int = 0,  # of weights, order and noise
 ) -> Run:
-    """A convolutional KL autoencoder: images to 4-channel latents, for `gensys encode` and latent models."""
+    """A convolutional KL autoencoder: images to 4-channel latents, for `gensys encode` and latent models.
+
+    Rombach, Blattmann, Lorenz, Esser and Ommer, 2021, "High-resolution image synthesis with latent diffusion models",
+    arXiv:2112.10752, section 3.1.
+    """
     source = open_source(data, size)
     return Run(
         source=source,

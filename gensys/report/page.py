@@ -39,6 +39,12 @@ def write_report(folder: Path) -> Path:
     return part.replace(folder / "report.html")
 
 
+def _sentence(recipe: str) -> str:
+    """What the help of a built-in recipe begins with."""
+    entry = recipes().get(recipe)
+    return "" if entry is None else entry.help.replace("`", "")
+
+
 def _page(found: Contents) -> str:
     import jinja2
 
@@ -60,7 +66,7 @@ def _page(found: Contents) -> str:
     return template.render(
         name=run.path.resolve().name,
         recipe=Path(places(run.document.get("recipe", "unknown recipe"))).name,
-        sentence=recipes().get(str(run.document.get("recipe")), "").replace("`", ""),
+        sentence=_sentence(str(run.document.get("recipe"))),
         data=_data(found, places),
         state=_state(run),
         figures=figures(metrics, seconds, bool(stages)),

@@ -7,10 +7,13 @@ law of times is Esser et al., 2024, arXiv:2403.03206.
 
 from __future__ import annotations
 
+from functools import partial
+
 from gensys import targets
 from gensys.denoiser import Denoiser
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.nn.dit import DiT
+from gensys.objectives.denoise import denoise
 from gensys.paths import Linear
 from gensys.times import LogitNormal, TimeLaw
 
@@ -31,6 +34,5 @@ def flow_dit(
 ) -> Diffusion:
     """A class-conditional model of data of `shape` (C, H, W); the defaults are DiT-S/2."""
     net = DiT(shape, patch=patch, width=width, depth=depth, heads=heads, classes=classes)
-    return Diffusion(
-        Denoiser(net, Linear(), targets.velocity), shape, law=law, dropout=dropout if classes else 0.0, sampler=sampler
-    )
+    objective = partial(denoise, law=law, dropout=dropout if classes else 0.0)
+    return Diffusion(Denoiser(net, Linear(), targets.velocity), shape, objective=objective, sampler=sampler)

@@ -17,6 +17,7 @@ from gensys.families.diffusion import Diffusion, Sampler
 from gensys.guidance import NO_LABEL, Guidance
 from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
+from gensys.objectives.denoise import denoise
 from gensys.paths import Cosine, Linear, expand
 from gensys.solvers import ddim, dopri5, dpmpp_2m, euler, heun, predictor_corrector
 from gensys.solvers.groups import Group, run_groups
@@ -25,6 +26,7 @@ from gensys.times import Uniform, uniform
 needs_native = pytest.mark.skipif(native.extension is None, reason=f"no compiled kernels: {native.why_missing}")
 MEAN = torch.tensor([1.0, -0.5])
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.64]])
+UNIFORM = partial(denoise, law=Uniform())
 
 
 def gaussian(ids, step=0):
@@ -68,7 +70,7 @@ def best_loss():
 
 def test_the_loss_of_the_best_network_is_the_known_one():
     ids = torch.arange(200_000)
-    loss = model(Best(), law=Uniform()).loss(Batch(gaussian(ids), {}, ids), Noise(0, ids), "model")
+    loss = model(Best(), objective=UNIFORM).loss(Batch(gaussian(ids), {}, ids), Noise(0, ids), "model")
     assert loss.total.item() == pytest.approx(best_loss(), rel=0.02)
     assert loss.terms["loss"].item() == loss.total.item()
 
@@ -82,7 +84,7 @@ def test_the_best_network_samples_the_gaussian():
 
 def test_a_short_training_reaches_the_best_loss_and_the_right_samples(tmp_path):
     torch.manual_seed(0)
-    made = model(MLP(2, width=64, depth=3), law=Uniform())
+    made = model(MLP(2, width=64, depth=3), objective=UNIFORM)
 
     def batch(step):
         ids = torch.arange(step * 256, step * 256 + 256)
@@ -99,7 +101,7 @@ def test_a_short_training_reaches_the_best_loss_and_the_right_samples(tmp_path):
     data = Batch(gaussian(ids), {}, ids)
     with torch.no_grad():
         reached = made.loss(data, Noise(1, ids), "model").total.item()
-    excess = reached - model(Best(), law=Uniform()).loss(data, Noise(1, ids), "model").total.item()
+    excess = reached - model(Best(), objective=UNIFORM).loss(data, Noise(1, ids), "model").total.item()
     assert -0.001 < excess < 0.01 * best_loss()
     x = made.sample({}, Noise(2, torch.arange(20_000)))
     torch.testing.assert_close(x.mean(0), MEAN, atol=0.06, rtol=0)
@@ -110,20 +112,24 @@ def test_a_short_training_reaches_the_best_loss_and_the_right_samples(tmp_path):
 def test_labels_are_dropped_at_the_given_rate(probability):
     net, ids = Noted(), torch.arange(20_000)
     label = ids % 3
-    model(net, dropout=probability).loss(Batch(gaussian(ids), {"label": label}, ids), Noise(0, ids), "model")
+    model(net, objective=partial(denoise, dropout=probability)).loss(
+        Batch(gaussian(ids), {"label": label}, ids), Noise(0, ids), "model"
+    )
     ((_, seen),) = net.calls
     dropped = seen == NO_LABEL
     assert torch.equal(seen[~dropped], label[~dropped])
     assert dropped.float().mean().item() == pytest.approx(probability, abs=4 * 0.5 / 20_000**0.5)
     if 0 < probability < 1:  # every class alike, and other rows in the next step
         assert all(dropped[label == k].float().mean().item() == pytest.approx(probability, abs=0.03) for k in range(3))
-        model(net, dropout=probability).loss(Batch(gaussian(ids), {"label": label}, ids), Noise(0, ids, 1), "model")
+        model(net, objective=partial(denoise, dropout=probability)).loss(
+            Batch(gaussian(ids), {"label": label}, ids), Noise(0, ids, 1), "model"
+        )
         assert not torch.equal(net.calls[1][1], seen)
 
 
 def test_the_loss_of_a_row_does_not_depend_on_its_neighbours():
     ids = torch.arange(16)
-    made = model(Noted(), dropout=0.3)
+    made = model(Noted(), objective=partial(denoise, dropout=0.3))
 
     def each(chosen):
         batches = [Batch(gaussian(i), {"label": i % 3}, i) for i in chosen]

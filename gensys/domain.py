@@ -1,0 +1,60 @@
+"""What a model is trained on: data as they are, or the latents of a codec. A recipe need not know which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from gensys.core import Generative
+from gensys.data.joined import Joined
+from gensys.data.joined_latents import latents_in
+from gensys.data.latents import LatentSource, Normalisation
+from gensys.data.sources import Source, open_source
+from gensys.errors import DataError
+from gensys.families.latent import Latent
+from gensys.run_folder import open_codec
+
+__all__ = ["Domain", "open_domain"]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A source of training data, and the shape of one datum, (C, H, W) or (D,)."""
+
+    source: Source
+    shape: tuple[int, ...]
+    latents: LatentSource | None
+    normalisation: Normalisation | None
+
+    @property
+    def classes(self) -> int:
+        return len(self.source.classes)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """The shape of one image or latent. Raises DataError if the data are vectors."""
+        if len(self.shape) != 3:
+            raise DataError(f"images (C, H, W) are wanted, and {self.source.name!r} holds rows of shape {self.shape}")
+        return self.shape[0], self.shape[1], self.shape[2]
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval that all data lie in: that of images; None = not known."""
+        return (-1.0, 1.0) if self.latents is None and len(self.shape) == 3 else None
+
+    def model(self, prior: Generative) -> Generative:
+        """The model of the data: `prior` itself, or with the codec of the latents that it draws."""
+        if self.latents is None or self.normalisation is None:
+            return prior
+        return Latent(prior, partial(open_codec, self.latents), self.normalisation.denormalise)
+
+
+def open_domain(data: str, size: int = 32, aspect: float = 1.0) -> Domain:
+    """data: what `open_source` opens: images, vectors, or a store of latents. aspect: width over height of the samples,
+    for latents of several shapes. Raises DataError for codes, which no continuous model can learn."""
+    source = open_source(data, size)
+    latents = latents_in(source)
+    if latents is not None and latents.normalisation is None:
+        raise DataError(f"{data!r} holds codes, and continuous latents are modelled here: encode with another codec")
+    shape = source.nearest(aspect) if isinstance(source, Joined) else source.shape
+    return Domain(source, tuple(shape), latents, None if latents is None else latents.normalisation)

@@ -1,0 +1,179 @@
+"""Groups of knobs that recipes share: how a path model is trained, what its network is, how it samples.
+
+A recipe takes a group as a parameter, with the defaults that suit it. On the command line every field is a knob of its
+own: `gensys train ddpm net=dit steps=50`. The comment at the end of a field's line is its help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from gensys.engine.loop import Settings
+from gensys.engine.optim import Optim
+from gensys.engine.precision import Precision
+from gensys.errors import ConfigError
+from gensys.families.diffusion import Sampler
+from gensys.guidance import Guidance
+from gensys.nn.dit import DiT
+from gensys.nn.mlp import MLP
+from gensys.nn.unet import UNet
+from gensys.paths import Path
+from gensys.run import budget_of
+from gensys.solvers import (
+    Solver,
+    ancestral,
+    churn,
+    ddim,
+    dopri5,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_3m,
+    dpmpp_3m_sde,
+    euler,
+    euler_maruyama,
+    heun,
+    multistep_consistency,
+    plms,
+    predictor_corrector,
+    rk4,
+    unipc,
+)
+from gensys.times import cosine, karras, leading, log_snr, quadratic, shifted, trailing, uniform
+
+__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Sampling", "Training"]
+
+SolverName = Literal[
+    "ancestral", "churn", "ddim", "dopri5", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "euler",
+    "euler_maruyama", "heun", "multistep_consistency", "plms", "predictor_corrector", "rk4", "unipc",
+]  # fmt: skip
+GridName = Literal["uniform", "trailing", "leading", "quadratic", "cosine", "karras", "log_snr"]
+
+SOLVERS: dict[SolverName, Solver] = {
+    "ancestral": ancestral,
+    "churn": churn,
+    "ddim": ddim,
+    "dopri5": dopri5,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m": dpmpp_3m,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "euler": euler,
+    "euler_maruyama": euler_maruyama,
+    "heun": heun,
+    "multistep_consistency": multistep_consistency,
+    "plms": plms,
+    "predictor_corrector": predictor_corrector,
+    "rk4": rk4,
+    "unipc": unipc,
+}
+GRIDS = {"uniform": uniform, "trailing": trailing, "leading": leading, "quadratic": quadratic, "cosine": cosine}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast."""
+
+    batch: int = 64  # rows per step, over all workers
+    budget: str = "500k"  # rows (64000, 500k, 2M) or time (90s, 10m, 2h)
+    lr: float = 1e-3  # peak learning rate
+    precision: Precision = "auto"  # number format of the matrix products: auto, bf16 or fp32
+    seed: int = 0  # of weights, order and noise
+
+    def settings(self, spike: float = 20.0) -> Settings:
+        """For the loop. spike: see `Settings`; the gradients of healthy runs stay below 3 times their median."""
+        return Settings(
+            batch=self.batch,
+            budget=budget_of(self.budget),
+            optim=Optim(lr=self.lr),
+            precision=self.precision,
+            seed=self.seed,
+            spike=spike,
+        )
+
+    def steps(self) -> int | None:
+        """How many steps the budget is; None for a budget in seconds."""
+        images = budget_of(self.budget).images
+        return None if images is None else -(-images // self.batch)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The backbone of a path model; vectors have an MLP, whatever `net` says."""
+
+    net: Literal["dit", "unet"] = "unet"  # for images and latents: dit (a transformer) or unet (convolutions)
+    width: int = 32  # features of a token (dit), channels at the finest resolution (unet), hidden units (vectors)
+    depth: int = 2  # blocks of dit, blocks at each resolution of unet, hidden layers for vectors
+    heads: int = 4  # heads of the attention of dit
+    patch: int = 2  # side of the squares of pixels or latents that are one token of dit
+    levels: int = 3  # resolutions of unet; each after the first has twice the channels and attends
+
+    def build(self, shape: tuple[int, ...], *, classes: int, vector: int = 0, outputs: int | None = None) -> nn.Module:
+        """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data."""
+        if len(shape) == 1:
+            return MLP(shape[0], width=self.width, depth=self.depth, classes=classes, vector=vector)
+        if len(shape) != 3:
+            raise ConfigError(f"images (C, H, W) or vectors (D,) are wanted, and the data are {shape}")
+        if self.net == "dit":
+            return DiT(
+                (shape[0], shape[1], shape[2]),
+                patch=self.patch,
+                width=self.width,
+                depth=self.depth,
+                heads=self.heads,
+                classes=classes,
+                vector=vector,
+                outputs=outputs,
+            )
+        return UNet(
+            shape[0],
+            width=self.width,
+            multipliers=(1, *[2] * (self.levels - 1)),
+            blocks=self.depth,
+            attention=tuple(range(1, self.levels)),
+            classes=classes,
+            vector=vector,
+            outputs=outputs,
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn: may be given anew to `gensys sample`."""
+
+    solver: SolverName = "heun"  # which solver walks the grid: heun and rk4 call the network 2 and 4 times a step
+    steps: int = 20  # steps of the solver
+    grid: GridName = "uniform"  # where the steps lie: uniform, quadratic, cosine, karras, log_snr, trailing, leading
+    shift: float = 1.0  # above 1: more of the steps near the noise
+    eta: float = 0.0  # fresh noise of ddim: 0 = none, 1 = as much as ancestral
+    guidance: float = 1.0  # 1 = the conditional model; more follows the label more closely
+    guide_from: float = 1.0  # time, from noise (1) to data (0), at which guidance begins: earlier costs diversity
+    guide_to: float = 0.0  # time, from noise (1) to data (0), at which guidance ends: later changes little
+    clip: bool = False  # whether estimates of images are clipped to the range of pixels
+
+    def sampler(self, path: Path, *, guided: bool, bounds: tuple[float, float] | None = None) -> Sampler:
+        """guided: whether there is a condition to follow. bounds: of the data, for `clip`; None = not known."""
+        solver = partial(ddim, eta=self.eta) if self.solver == "ddim" and self.eta else SOLVERS[self.solver]
+        return Sampler(
+            solver,
+            tuple(self.fractions(path)),
+            Guidance(self.guidance if guided else 1.0, (self.guide_to, self.guide_from)),
+            bounds if self.clip else None,
+        )
+
+    def fractions(self, path: Path) -> list[float]:
+        """The grid on the path's span, from noise to data."""
+        if self.grid == "karras":
+            times = karras(path, self.steps)
+        elif self.grid == "log_snr":
+            times = log_snr(path, self.steps)
+        else:
+            times = GRIDS[self.grid](self.steps)
+        return times if self.shift == 1.0 else shifted(times, self.shift)
+
+
+SAMPLING = frozenset(field.name for field in fields(Sampling))
+"""The knobs that do not change the weights."""
