@@ -167,7 +167,7 @@ def test_an_unknown_recipe(mine, name, said):
 
 
 def test_a_missing_function_lists_those_that_are_there(mine):
-    with pytest.raises(ConfigError, match="It has: mine, grouped, .*, broken"):
+    with pytest.raises(ConfigError, match=r"It has: mine, grouped, .*, broken"):
         resolve("./mine.py:other", {})
 
 
