@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -21,11 +20,14 @@ from typing import Any
 import click
 import torch
 from gensys.pipelines.evaluate import _Real, judge_of, real_source
+from gensys.pipelines.moments import images_of
 
-from gensys.evaluate.frechet import Moments, frechet_distance
+from gensys.errors import ConfigError
+from gensys.evaluate.classifier import features
+from gensys.evaluate.frechet import Moments, frechet
 from gensys.families.diffusion import Diffusion
 from gensys.families.latent import Latent
-from gensys.knobs import SOLVERS
+from gensys.knobs import SAMPLING, SOLVERS
 from gensys.noise import Noise
 from gensys.pictures import to_uint8
 from gensys.preview import labels_for
@@ -62,14 +64,13 @@ class Scale:
         real = _Real.choose(source, samples)
         self.reference = self._moments(source.batch(real.reference, Noise(0, real.reference)).x)
         other = None if real.floor is None else source.batch(real.floor, Noise(0, real.floor)).x
-        self.floor = None if other is None else frechet_distance(self._moments(other), self.reference)
+        self.floor = None if other is None else frechet(self._moments(other), self.reference)
 
     def _moments(self, x: torch.Tensor) -> Moments:
-        with torch.no_grad():
-            return Moments.of(torch.cat([self.judged.classifier.features(part) for part in x.split(BLOCK)]))
+        return Moments.of(features(self.judged.classifier, x))
 
     def __call__(self, x: torch.Tensor) -> float:
-        return frechet_distance(self._moments(x), self.reference)
+        return frechet(self._moments(x), self.reference)
 
 
 def plans() -> Iterator[tuple[str, int]]:
@@ -84,7 +85,10 @@ def plans() -> Iterator[tuple[str, int]]:
                     yield name, calls // cost
 
 
-def measure_run(label: str, path: Path, samples: int, grids: tuple[str, ...], known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def measured(
+    label: str, path: Path, samples: int, grids: tuple[str, ...], known: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a run that are not known yet."""
     folder = RunFolder(path)
     scale = Scale(folder, samples)
     spec = folder.spec()
@@ -96,15 +100,15 @@ def measure_run(label: str, path: Path, samples: int, grids: tuple[str, ...], kn
             if any(all(r.get(k) == v for k, v in row.items()) for r in known):
                 continue
             begun = time.process_time()
+            knobs = {"solver": solver, "steps": str(steps), "grid": grid, "guidance": "1"}
             try:
-                model = folder.model(folder.retuned({"solver": solver, "steps": str(steps), "grid": grid, "guidance": "1"}))
-            except Exception as error:  # a pair that is refused, such as a singular end: the page says so
+                model = folder.model(folder.retuned(knobs))
+            except ConfigError as error:  # a pair that is refused, such as a singular end: the page says so
                 yield {**row, "refused": str(error)}
                 continue
             calls = calls_of(path_model(model), labels_for(ids[:8], classes), Noise(0, ids[:8]))
             drawn = [model.sample(labels_for(part, classes), Noise(0, part)) for part in ids.split(BLOCK)]
-            x = torch.cat([to_uint8(part) for part in drawn]).float() / 127.5 - 1.0
-            fd = scale(x)
+            fd = scale(images_of(torch.cat([to_uint8(part) for part in drawn]).numpy()))
             yield {**row, "calls": calls, "fd": fd, "floor": scale.floor, "seconds": time.process_time() - begun}
 
 
@@ -125,10 +129,93 @@ def measure(file: Path, runs: tuple[str, ...], samples: int, grids: str) -> None
     for named in runs:
         label, _, path = named.partition("=")
         spec = RunFolder(Path(path)).spec()
-        document["runs"][label] = {"recipe": spec.recipe, "knobs": dict(spec.knobs) | {"data": Path(str(spec.knobs.get("data"))).name}}
-        for row in measure_run(label, Path(path), samples, tuple(grids.split(",")), document["rows"]):
+        knobs = dict(spec.knobs) | {"data": Path(str(spec.knobs.get("data"))).name}
+        document["runs"][label] = {"recipe": spec.recipe, "knobs": knobs}
+        for row in measured(label, Path(path), samples, tuple(grids.split(",")), document["rows"]):
             document["rows"].append(row)
             document |= {"date": str(date.today()), "torch": torch.__version__, "machine": platform.machine()}
             file.write_text(json.dumps(document, indent=1))
             told = f"{row['fd']:8.3f}  ({row['fd'] / row['floor']:.2f} x floor)" if "fd" in row else "refused"
             print(f"{label:20} {row['solver']:20} {row['grid']:9} {row.get('calls', 0):6.0f} calls {told}", flush=True)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+def write(files: tuple[Path, ...]) -> None:
+    """Make docs/solvers.md and docs/solvers.png."""
+    documents = [json.loads(file.read_text()) for file in files]
+    rows = [row for document in documents for row in document["rows"]]
+    runs = {label: run for document in documents for label, run in document["runs"].items()}
+    _plot(rows, list(runs))
+    first = documents[0]
+    text = [
+        "# Every solver on the same trained models",
+        "",
+        f"Written by `python docs/solvers.py` from measurements of {first['date']} (torch {first['torch']}, "
+        f"{first['machine']}, one thread). A figure is the Frechet distance of {first['samples']:,} samples in the "
+        "features of a LeNet, as `gensys evaluate` takes it, over that of as many other real images (1.0 = as near to "
+        "the reference as real data are). All rows of a model draw the same sample ids with the same weights, without "
+        "guidance. Columns are network calls for a sample.",
+        "",
+        "![distance against network calls](solvers.png)",
+    ]
+    for label in runs:
+        text += ["", f"## {label}", "", _told(runs[label]), "", *_table([r for r in rows if r["run"] == label])]
+    (HERE / "solvers.md").write_text("\n".join(text) + "\n")
+
+
+def _told(run: dict[str, Any]) -> str:
+    knobs = " ".join(f"{k}={v}" for k, v in run["knobs"].items() if k not in SAMPLING)
+    return f"`gensys train {run['recipe']} {knobs}`"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    scored = [row for row in rows if "fd" in row]
+    columns = sorted({round(row["calls"]) for row in scored if row["solver"] != "dopri5"})
+    lines = ["| solver, grid | " + " | ".join(map(str, columns)) + " |", "|---" * (len(columns) + 1) + "|"]
+    refused: dict[str, str] = {}
+    for solver, grid in dict.fromkeys((row["solver"], row["grid"]) for row in rows):
+        mine = [row for row in scored if (row["solver"], row["grid"]) == (solver, grid)]
+        if solver == "dopri5":
+            lines += [
+                f"| dopri5, adaptive | {row['fd'] / row['floor']:.2f} at {row['calls']:.0f} calls |" for row in mine
+            ]
+            continue
+        found = {round(row["calls"]): row["fd"] / row["floor"] for row in mine}
+        if found:
+            cells = [f"{found[c]:.2f}" if c in found else "" for c in columns]
+            lines.append(f"| {solver}, {grid} | " + " | ".join(cells) + " |")
+        for row in rows:
+            if (row["solver"], row["grid"]) == (solver, grid) and "refused" in row:
+                refused[f"{solver}, {grid}"] = row["refused"]
+    lines += [""] + [f"- {name}: {why}" for name, why in refused.items()] if refused else []
+    return lines
+
+
+def _plot(rows: list[dict[str, Any]], runs: list[str]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, all_axes = pyplot.subplots(1, len(runs), figsize=(5.5 * len(runs), 4.2), sharey=True, squeeze=False)
+    colours = {name: pyplot.get_cmap("tab20")(k) for k, name in enumerate(SOLVERS)}
+    for axes, label in zip(all_axes[0], runs, strict=True):
+        for solver in SOLVERS:
+            points = sorted(
+                (row["calls"], row["fd"] / row["floor"])
+                for row in rows
+                if row["run"] == label and row["solver"] == solver and row["grid"] == "uniform" and "fd" in row
+            )
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1.2, color=colours[solver], label=solver)
+        axes.axhline(1.0, color="grey", lw=0.8, ls=":")
+        axes.set(title=label, xscale="log", yscale="log", xlabel="network calls a sample")
+    all_axes[0][0].set_ylabel("Frechet distance / real data's")
+    all_axes[0][-1].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    figure.savefig(HERE / "solvers.png", dpi=110, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    cli()
