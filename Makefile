@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
+JOBS ?= 2
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
@@ -16,9 +17,9 @@ demo: ## train, encode, sample, evaluate and report on this machine, in minutes 
 	@$(PYTHON) bootstrap.py run
 	@.venv/bin/gensys demo $(ARGS)
 
-test: ## the test suite (PYTEST_ARGS="...")
+test: ## the test suite, two files at a time, a thread each (JOBS=4 PYTEST_ARGS="...")
 	@$(PYTHON) bootstrap.py test
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 sanitize: ## the C++ tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(PYTHON) bootstrap.py test
