@@ -1,0 +1,131 @@
+"""Train, sample and score every system on MNIST, and write the table of the README: python docs/systems.py
+
+    python docs/systems.py run FOLDER [NAME ...]     what is missing in FOLDER/systems.json is done; NAME: those alone
+    python docs/systems.py write FOLDER/systems.json
+
+Everything goes through the command line, as a user would do it, on one thread. Budgets are numbers of images, so a row
+is the same on any machine; the CPU seconds are this one's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gensys.run import recipes
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- systems: written by docs/systems.py -->", "<!-- end of systems -->"
+SAMPLES = 1000
+
+# name of the row -> (recipe, knobs). LATENTS and the names of other rows' runs are put in where they are named.
+ROWS: dict[str, tuple[str, dict[str, str]]] = {
+    "latent_dit": ("latent_dit", {"data": "LATENTS", "budget": "500k"}),
+}
+
+
+def gensys(*words: str) -> tuple[dict[str, Any], float]:
+    """A command's answer, and the CPU seconds that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "gensys", *words, "--json"], env=environ, stdout=subprocess.PIPE, text=True, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise click.ClickException(f"`gensys {' '.join(words)}` failed: {done.stdout[-2000:]}")
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return json.loads(done.stdout), seconds
+
+
+@click.group()
+def cli() -> None:
+    """Measure every system, and write the table."""
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1)
+def run(folder: Path, names: tuple[str, ...]) -> None:
+    """Train, sample and score; goes on from what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    latents = folder / "codec" / "latents.zarr"
+    for name in names or ROWS:
+        recipe, knobs = ROWS[name]
+        if "LATENTS" in knobs.values() and not latents.exists():
+            gensys("train", "kl_autoencoder", "budget=150k", "--run", str(folder / "codec"), "--workers", "0")
+            gensys("encode", str(folder / "codec"), "--workers", "0")
+        places = {"LATENTS": str(latents)} | {other: str(folder / other) for other in ROWS}
+        words = [f"{knob}={places.get(value, value)}" for knob, value in knobs.items()]
+        at = str(folder / name)
+        _, training = gensys("train", recipe, *words, "--run", at, "--workers", "0")
+        _, sampling = gensys("sample", at, "--seeds", f"0:{SAMPLES}", "--workers", "0")
+        scored, _ = gensys("evaluate", at)
+        shown = {k: "codec" if v == "LATENTS" else v for k, v in knobs.items()}
+        row = {
+            "name": name,
+            "recipe": recipe,
+            "paper": recipes()[recipe].paper,
+            "knobs": shown,
+            "training": round(training, 1),
+            "sampling": round(sampling, 1),
+            "metrics": scored["metrics"],
+            "date": str(date.today()),
+        }
+        file = folder / "systems.json"
+        rows = json.loads(file.read_text()) if file.exists() else []
+        file.write_text(json.dumps([*(r for r in rows if r["name"] != name), row], indent=1))
+        click.echo(f"{name}: {_scores(row)}")
+
+
+def _scores(row: dict[str, Any]) -> str:
+    fd = next(m for key, m in row["metrics"].items() if key.startswith("fd_"))
+    agreement = row["metrics"].get("label_agreement")
+    ratio = f"{fd['value'] / fd['floor']:.2f}"
+    return f"{ratio} | {'' if agreement is None else format(agreement['value'], '.3f')}"
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+def write(file: Path) -> None:
+    """Put the table into the README."""
+    rows = {row["name"]: row for row in json.loads(file.read_text())}
+    lines = [
+        BEGIN,
+        "| recipe | paper | knobs that are set | fd / real data's | label agreement | CPU s, training | sampling |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ROWS:
+        if name in rows:
+            row = rows[name]
+            knobs = " ".join(f"`{k}={v}`" for k, v in row["knobs"].items())
+            cells = [f"`{row['recipe']}`", row["paper"], knobs, _scores(row)]
+            cells += [f"{row['training']:.0f}", f"{row['sampling']:.0f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    dates = sorted({row["date"] for row in rows.values()})
+    taken = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    lines += [
+        "",
+        f"MNIST (5,000 digits), {SAMPLES:,} samples of the averaged weights, {taken}, one thread. fd: Frechet distance",
+        "in the features of a LeNet, over that of other real images (1 = real). Agreement: how often a classifier sees",
+        "the label that was asked for.",
+        END,
+    ]
+    text = README.read_text()
+    README.write_text(
+        re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: "\n".join(lines), text, flags=re.DOTALL)
+    )
+
+
+if __name__ == "__main__":
+    cli()
