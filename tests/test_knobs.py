@@ -1,0 +1,89 @@
+"""Groups of knobs: what each makes, for every solver and grid; and the domain that a model is trained on."""
+
+from dataclasses import fields, replace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gensys import targets
+from gensys.denoiser import Denoiser
+from gensys.domain import open_domain
+from gensys.errors import ConfigError, DataError
+from gensys.families.diffusion import Diffusion
+from gensys.knobs import SAMPLING, SOLVERS, GridName, Network, Sampling, SolverName, Training
+from gensys.nn.dit import DiT
+from gensys.nn.mlp import MLP
+from gensys.nn.unet import UNet
+from gensys.noise import Noise
+from gensys.paths import VP, Discrete, Linear, cosine_schedule
+
+
+class Half(nn.Module):
+    def forward(self, x_t, t, cond):
+        return 0.5 * x_t
+
+
+def test_every_solver_has_a_name():
+    assert list(SOLVERS) == list(get_args(SolverName))
+    assert {field.name for field in fields(Sampling)} == SAMPLING
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("path", [VP(), Discrete(cosine_schedule(1000))], ids=["vp", "discrete"])
+def test_every_solver_draws_on_its_default_grid(solver, path):
+    sampling = Sampling(solver=solver, steps=4)
+    model = Diffusion(Denoiser(Half(), path, targets.v), (3,), sampler=sampling.sampler(path, guided=False))
+    assert model.sample({}, Noise(0, torch.arange(2))).isfinite().all()
+
+
+@pytest.mark.parametrize("grid", get_args(GridName))
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_every_grid_falls_from_noise_to_data(grid, shift):
+    times = Sampling(grid=grid, steps=7, shift=shift).fractions(VP())
+    assert len(times) == 8
+    assert times[-1] == 0.0
+    assert times == sorted(times, reverse=True)
+
+
+def test_what_the_sampler_is_told():
+    sampling = Sampling(guidance=3.0, guide_from=0.8, guide_to=0.1, clip=True)
+    made = sampling.sampler(Linear(), guided=True, bounds=(-1.0, 1.0))
+    assert (made.guidance.scale, made.guidance.interval, made.clip) == (3.0, (0.1, 0.8), (-1.0, 1.0))
+    assert sampling.sampler(Linear(), guided=False).guidance.scale == 1.0
+    assert replace(sampling, clip=False).sampler(Linear(), guided=True, bounds=(-1.0, 1.0)).clip is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "net", "kind"), [((5,), "dit", MLP), ((1, 16, 16), "dit", DiT), ((1, 16, 16), "unet", UNet)]
+)
+def test_the_network_suits_the_data(shape, net, kind):
+    made = Network(net=net, width=32, depth=1).build(shape, classes=2)
+    assert isinstance(made, kind)
+    x = torch.zeros(2, *shape)
+    assert made(x, torch.tensor([0.1, 0.9]), {"label": torch.tensor([0, -1])}).shape == x.shape
+
+
+def test_data_that_no_network_takes():
+    with pytest.raises(
+        ConfigError, match=r"images \(C, H, W\) or vectors \(D,\) are wanted, and the data are \(2, 3\)"
+    ):
+        Network().build((2, 3), classes=0)
+
+
+def test_the_steps_of_a_budget():
+    assert Training(batch=64, budget="130").steps() == 3
+    assert Training(budget="90s").steps() is None
+
+
+def test_a_domain_of_vectors_and_of_images(tmp_path):
+    np.save(tmp_path / "rows.npy", np.zeros((20, 3), np.float32))
+    vectors, images = open_domain(str(tmp_path / "rows.npy")), open_domain("mnist")
+    assert (vectors.shape, vectors.classes, vectors.bounds) == ((3,), 0, None)
+    assert (images.shape, images.classes, images.bounds) == ((1, 32, 32), 10, (-1.0, 1.0))
+    with pytest.raises(DataError, match=r"images \(C, H, W\) are wanted, and 'rows' holds rows of shape \(3,\)"):
+        _ = vectors.image
+    prior = Diffusion(Denoiser(Half(), Linear(), targets.velocity), (3,))
+    assert vectors.model(prior) is prior
