@@ -98,6 +98,7 @@ def test_mnist_pixels(wheel):
         (gzip.compress((",".join(["99"] * 785) + "\n").encode() * 5000), "labels up to 99"),
         (gzip.compress((",".join(["0"] * 785) + "\n").encode() * 4999 + b"0,0\n"), "damaged"),
     ],
+    ids=["plain", "cut", "empty", "short lines", "a line less", "over 255", "no number", "label 99", "a short line"],
 )
 def test_damaged_mnist(wheel, content, reason):
     wheel.parent.mkdir(parents=True)
