@@ -35,7 +35,7 @@ from gensys.run_folder import RunFolder
 
 HERE = Path(__file__).parent
 CALLS = (4, 8, 15, 20, 40, 50, 100)
-LONG = {"ancestral": (250, 1000)}  # what the solver is known for
+LONG = 1000  # network calls of ancestral sampling as DDPM has it
 COST = {"heun": 2, "churn": 2, "rk4": 4, "predictor_corrector": 2}  # network calls of a step
 LEFT_OUT = {"multistep_consistency"}  # for models of its own
 BLOCK = 250  # samples that are drawn at once
@@ -73,20 +73,20 @@ class Scale:
         return frechet(self._moments(x), self.reference)
 
 
-def plans() -> Iterator[tuple[str, int]]:
-    """(solver, steps)."""
+def plans(long: bool) -> Iterator[tuple[str, int]]:
+    """(solver, steps). long: with DDPM's thousand steps."""
     for name in SOLVERS:
         if name == "dopri5":
             yield name, 1
         elif name not in LEFT_OUT:
             cost = COST.get(name, 1)
-            for calls in (*CALLS, *LONG.get(name, ())):
+            for calls in (*CALLS, *([LONG] if long and name == "ancestral" else [])):
                 if calls >= cost and calls % cost == 0:
                     yield name, calls // cost
 
 
 def measured(
-    label: str, path: Path, samples: int, grids: tuple[str, ...], known: list[dict[str, Any]]
+    label: str, path: Path, samples: int, grids: tuple[str, ...], long: bool, known: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """The rows of a run that are not known yet."""
     folder = RunFolder(path)
@@ -94,7 +94,7 @@ def measured(
     spec = folder.spec()
     classes = len(spec.load().source.classes)
     ids = torch.arange(samples)
-    for solver, steps in plans():
+    for solver, steps in plans(long):
         for grid in grids:
             row = {"run": label, "solver": solver, "steps": steps, "grid": grid}
             if any(all(r.get(k) == v for k, v in row.items()) for r in known):
@@ -122,7 +122,8 @@ def cli() -> None:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--samples", default=1000)
 @click.option("--grids", default="uniform")
-def measure(file: Path, runs: tuple[str, ...], samples: int, grids: str) -> None:
+@click.option("--long", is_flag=True, help="Also ancestral sampling in 1,000 steps.")
+def measure(file: Path, runs: tuple[str, ...], samples: int, grids: str, long: bool) -> None:
     """Score every solver on the runs LABEL=FOLDER."""
     torch.set_num_threads(1)
     document = json.loads(file.read_text()) if file.exists() else {"rows": [], "samples": samples, "runs": {}}
@@ -131,7 +132,7 @@ def measure(file: Path, runs: tuple[str, ...], samples: int, grids: str) -> None
         spec = RunFolder(Path(path)).spec()
         knobs = dict(spec.knobs) | {"data": Path(str(spec.knobs.get("data"))).name}
         document["runs"][label] = {"recipe": spec.recipe, "knobs": knobs}
-        for row in measured(label, Path(path), samples, tuple(grids.split(",")), document["rows"]):
+        for row in measured(label, Path(path), samples, tuple(grids.split(",")), long, document["rows"]):
             document["rows"].append(row)
             document |= {"date": str(date.today()), "torch": torch.__version__, "machine": platform.machine()}
             file.write_text(json.dumps(document, indent=1))
