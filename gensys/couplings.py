@@ -1,10 +1,11 @@
 """Couplings: which noise a datum is paired with in training.
 
-    independent   every pairing alike
+    independent        every pairing alike
     OptimalTransport   within a batch, the pairing of least total squared distance: straighter paths, fewer steps
 
 A coupling rearranges the noise of a batch. It leaves both marginals as they are, so what is learned is still a path
-from noise to data. Pairs that a model drew itself (reflow) are data: see gensys/systems/rectified_flow.py.
+from noise to data. The third coupling, that of a model with itself (reflow), rearranges nothing: the noise of such data
+is known, see `denoise`.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class OptimalTransport:
 
     by_label: pair within each label. Without it a conditional model is biased: which noise a row gets then depends on
     its label, and at sampling it does not (Cheng and Schwing, 2025, "The curse of conditions", arXiv:2503.10636).
-    With several workers each pairs its own rows; the same rows in the same parts (`--exact`) give the same pairs.
 
-    Pooladian et al., 2023, "Multisample flow matching", arXiv:2304.14772; Tong et al., 2023, "Improving and
-    generalizing flow-based generative models with minibatch optimal transport", arXiv:2302.00482.
+    Who gets which noise does not depend on the order of the rows, but for rows that are equal. With several workers
+    each pairs its own rows; the same rows in the same parts (`--exact`) give the same pairs.
+
+    Pooladian et al., 2023, "Multisample flow matching", arXiv:2304.14772, section 3.2; Tong et al., 2023, "Improving
+    and generalizing flow-based generative models with minibatch optimal transport", arXiv:2302.00482, section 3.2.
     """
 
     by_label: bool = True
@@ -59,5 +62,6 @@ def _assigned(x: Tensor, eps: Tensor) -> Tensor:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise ConfigError("optimal-transport couplings need scipy: pip install 'gensys[couplings]'") from error
-    cost = torch.cdist(x.detach().flatten(1).double(), eps.flatten(1).double()).square()
-    return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x.device)
+    # |x - eps|^2 less its first and last term, whose sums every pairing has; float64: rounding must not choose the pair
+    products = x.detach().flatten(1).double() @ eps.flatten(1).double().T
+    return torch.as_tensor(linear_sum_assignment(products.cpu().numpy(), maximize=True)[1], device=x.device)
