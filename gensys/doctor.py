@@ -26,7 +26,14 @@ from gensys.terminal import columns, size
 
 __all__ = ["DATA", "VARIABLES", "Check", "Consultation", "consultation", "cores", "environment", "memory"]
 
-DATA = ("mnist", "fashion")  # the named data sets, known here without loading torch
+DATA = (
+    "mnist",
+    "fashion",
+    "8gaussians",
+    "moons",
+    "checkerboard",
+    "spirals",
+)  # the named data sets, known here without loading torch
 VARIABLES = {
     "GENSYS_CACHE": "the folder where shards of stores in buckets are kept",
     "GENSYS_CACHE_BYTES": "how much of them is kept",
@@ -325,7 +332,8 @@ def _data() -> Iterator[Check]:
     for name in DATA:
         try:
             source = open_source(name)
-            yield Check(f"data {name}", "ok", f"{len(source):,} images of {len(source.classes)} classes")
+            what = f"images of {len(source.classes)} classes" if source.classes else "points of the plane"
+            yield Check(f"data {name}", "ok", f"{len(source):,} {what}")
         except DataError as error:
             finding, _, remedy = str(error).rpartition(": ")
             yield Check(f"data {name}", "note", finding, remedy)

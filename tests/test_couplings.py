@@ -96,7 +96,7 @@ def test_rows_that_are_equal_are_paired_all_the_same():
 
 
 def test_distant_data_do_not_drown_the_pairing():
-    """Differences of 1 beside values of 10^7: float32 products would not see them. Shifting all data changes no pair."""
+    """Differences of 1 beside values of 10^7; float32 products would not see them. Shifting data changes no pair."""
     _, eps = rows(40)
     x = torch.arange(40.0)[:, None] * torch.tensor([[1.0, 0.0]])
     assert torch.equal(OT(x + 1e7, eps, {}), OT(x, eps, {}))

@@ -19,12 +19,13 @@ from gensys.data.folder import open_folder
 from gensys.data.joined_latents import open_latents
 from gensys.data.source import Source, image_shape, is_test, split
 from gensys.data.table import open_table
+from gensys.data.toys import TOYS
 from gensys.data.webdataset import open_tars
 from gensys.errors import DataError
 
 __all__ = ["NAMED", "Source", "image_shape", "is_test", "open_source", "split"]
 
-NAMED: dict[str, Callable[[], Source]] = {"mnist": digits.mnist, "fashion": digits.fashion}
+NAMED: dict[str, Callable[[], Source]] = {"mnist": digits.mnist, "fashion": digits.fashion, **TOYS}
 
 
 def _parquet(paths: Sequence[Path], size: int) -> Source:
@@ -47,7 +48,7 @@ _KINDS = (
 
 
 def open_source(data: str | Path, size: int = 32) -> Source:
-    """Open a data set: "mnist", "fashion", or a path, whose kind its suffix or content tells.
+    """Open a data set: "mnist", "fashion", "moons" (see `toys`), or a path, whose kind its suffix or content tells.
 
     data: a name, or the path of a folder of images (`folder`), of tars (`webdataset`), of tables (`parquet`), of arrays
     (`arrays`), of a table of numbers (`table`), of a sealed latent store (`latents`). A path without a slash that
