@@ -42,9 +42,22 @@ from gensys.solvers import (
     rk4,
     unipc,
 )
-from gensys.times import cosine, karras, leading, log_snr, quadratic, shifted, trailing, uniform
+from gensys.times import (
+    LogitNormal,
+    Shifted,
+    TimeLaw,
+    Uniform,
+    cosine,
+    karras,
+    leading,
+    log_snr,
+    quadratic,
+    shifted,
+    trailing,
+    uniform,
+)
 
-__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Sampling", "Training"]
+__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Sampling", "Times", "Training"]
 
 SolverName = Literal[
     "ancestral", "churn", "ddim", "dopri5", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "euler",
@@ -98,6 +111,18 @@ class Training:
         """How many steps the budget is; None for a budget in seconds."""
         images = budget_of(self.budget).images
         return None if images is None else -(-images // self.batch)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Which times a flow is trained at."""
+
+    law: Literal["uniform", "logit_normal"] = "uniform"  # of t in training; logit_normal weighs the middle of the path
+    time_shift: float = 1.0  # above 1: more of the training at times near the noise, for data of high resolution
+
+    def build(self) -> TimeLaw:
+        law = Uniform() if self.law == "uniform" else LogitNormal()
+        return law if self.time_shift == 1.0 else Shifted(law, self.time_shift)
 
 
 @dataclass(frozen=True)

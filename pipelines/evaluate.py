@@ -22,6 +22,7 @@ from gensys import durable
 from gensys.core import Codec
 from gensys.data import order
 from gensys.data.joined_latents import latents_in
+from gensys.data.pairs import Pairs
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source
 from gensys.data.store import Store
@@ -44,6 +45,7 @@ _ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model i
 def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
     """The real data behind a run, and the codec between them if the run was trained on latents."""
     source = folder.spec().load().source
+    source = source.data if isinstance(source, Pairs) else source
     latents = latents_in(source)
     if latents is None:
         return source, None

@@ -32,6 +32,11 @@ TINY = {
         "batch": "8",
         "precision": "fp32",
     },
+    **dict.fromkeys(
+        ("flow_matching", "ot_cfm", "rectified_flow"),
+        {"data": "images", "size": "16", "net": "dit", "width": "16", "heads": "2", "patch": "4", "batch": "8"}
+        | {"steps": "2", "precision": "fp32"},
+    ),
     "latent_dit": {
         **{"data": "latents", "width": "16", "depth": "2", "heads": "2", "batch": "8", "steps": "2"},
         **{"precision": "fp32", "guidance": "2.0"},

@@ -19,7 +19,7 @@ LADDER = [
     ["denoiser", "guidance"],
     ["objectives", "solvers", "bijections", "bottlenecks", "likelihood"],
     ["families"],
-    ["systems"],
+    ["straightness", "systems"],
 ]
 BASE = set(LADDER[0])
 TOOLS = {"pictures", "progress"}  # for those who talk to people, not for mathematics
@@ -43,7 +43,10 @@ ALLOWED |= {
     "knobs": {name for row in LADDER for name in row} | {"run", "engine"},
     "recipes": {name for row in LADDER for name in row} | {"run", "run_folder", "engine", "data", "domain", "knobs"},
     # recipes only through run; cli only when run as a program
-    "pipelines": BASE | TOOLS | FACE | {"cli", "preview", "report", "run", "run_folder", "engine", "data", "evaluate"},
+    "pipelines": BASE
+    | TOOLS
+    | FACE
+    | {"cli", "preview", "report", "run", "run_folder", "engine", "data", "evaluate", "straightness"},
     "__init__": set(),
     "__main__": {"cli"},
 }

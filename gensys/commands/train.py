@@ -75,8 +75,8 @@ def train(
     RECIPE` explains them.
     """
     texts = overrides(knobs, seed)
-    if "data" in texts:
-        texts["data"] = absolute(texts["data"])
+    for name in {"data", "pairs"} & texts.keys():  # knobs that are paths
+        texts[name] = absolute(texts[name])
     least, workers = crew
     if observe and not workers:
         raise click.UsageError("--observe takes --workers: a process that trains alone draws its pictures itself.")

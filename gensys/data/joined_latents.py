@@ -18,6 +18,7 @@ from pathlib import Path
 from gensys.data.joined import Joined
 from gensys.data.latents import LatentSource, Normalisation
 from gensys.data.members import KEY, damaged, is_joined, members
+from gensys.data.pairs import Pairs
 from gensys.data.source import Source
 from gensys.durable import explained
 from gensys.durable import replace as put
@@ -82,6 +83,8 @@ def _open(path: Path) -> Joined:
 
 def latents_in(source: Source) -> LatentSource | None:
     """A source's latents, of joined ones the first: codec and normalisation are those of all. None for other data."""
+    if isinstance(source, Pairs):
+        return latents_in(source.data)
     if isinstance(source, Joined):
         return latents_in(source.parts[0])
     return source if isinstance(source, LatentSource) else None

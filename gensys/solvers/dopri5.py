@@ -20,7 +20,7 @@ from gensys.paths import Path, expand
 from gensys.solvers.euler import drift
 from gensys.solvers.solver import Draw, Predict, check_times, tensors_only
 
-__all__ = ["Solution", "dopri5", "integrate"]
+__all__ = ["Solution", "by_rows", "dopri5", "integrate"]
 
 _C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _A = (
@@ -171,6 +171,28 @@ def _failure(what: str, t: Tensor, where: Tensor, rows: Tensor, rtol: float, ato
     )
 
 
+def by_rows(
+    predict: Predict,
+    path: Path,
+    x: Tensor,
+    start: float,
+    end: float,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    limit: int = 10_000,
+) -> Solution:
+    """`integrate` of the probability flow from one time to another. `predict` is called with all rows, each at its own
+    t: a solver's predict knows the conditions of all rows."""
+
+    def f(y: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        whole, at = x.index_copy(0, rows, y), t.new_full(x.shape[:1], start).index_copy(0, rows, t)
+        return drift(predict, path, whole, expand(at, x))[rows]
+
+    rows = torch.arange(x.shape[0], device=x.device)
+    return integrate(f, x, start, end, rtol=rtol, atol=atol, given=(rows,), limit=limit)
+
+
 def dopri5(
     predict: Predict,
     path: Path,
@@ -194,10 +216,5 @@ def dopri5(
             raise ValueError(f"'times' must name where the last step, Euler's, begins, got {list(times)}; try a third")
         end = between[-1]
 
-    def f(y: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        whole, at = x.index_copy(0, rows, y), t.new_full(x.shape[:1], start).index_copy(0, rows, t)
-        return drift(predict, path, whole, expand(at, x))[rows]
-
-    rows = torch.arange(x.shape[0], device=x.device)
-    x = integrate(f, x, start, end, rtol=rtol, atol=atol, given=(rows,), limit=limit).x
+    x = by_rows(predict, path, x, start, end, rtol=rtol, atol=atol, limit=limit).x
     return x if end == times[-1] else x + (times[-1] - end) * drift(predict, path, x, end)

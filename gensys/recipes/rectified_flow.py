@@ -1,0 +1,53 @@
+"""Rectified flow, and with pairs of its own its next round, which is straighter."""
+
+from __future__ import annotations
+
+from gensys.core import Generative
+from gensys.data.pairs import open_pairs
+from gensys.data.sources import split
+from gensys.domain import open_domain
+from gensys.knobs import SAMPLING, Network, Sampling, Times, Training
+from gensys.paths import Linear
+from gensys.run import Run
+from gensys.systems.rectified_flow import rectified_flow as system
+
+
+def rectified_flow(
+    data: str = "mnist",  # what to learn: a data set by name, or the path of one, or of a store of latents
+    size: int = 32,  # side of the images, for files of them
+    dropout: float = 0.1,  # probability that a row is trained without its label
+    pairs: str = "",  # a store of pairs, as `gensys reflow` makes it; empty = data are paired with any noise
+    times: Times = Times(),  # noqa: B008 - a frozen value
+    network: Network = Network(),  # noqa: B008
+    training: Training = Training(budget="1M"),  # noqa: B008
+    sampling: Sampling = Sampling(steps=10),  # noqa: B008
+) -> Run:
+    """Rectified flow, and with pairs of its own its next round, which is straighter.
+
+    Liu, Gong and Liu, 2022, "Flow straight and fast: learning to generate and transfer data with rectified flow",
+    arXiv:2209.03003, algorithm 1. The next round is trained by `gensys reflow`, which draws the pairs and goes on from
+    the weights that drew them; with `pairs` alone it is trained from the start.
+    """
+    domain = open_domain(data, size)
+    found = open_pairs(pairs, domain.source, domain.shape, domain.normalisation) if pairs else None
+    source = domain.source if found is None else found
+
+    def build() -> Generative:
+        classes = domain.classes
+        prior = system(
+            network.build(domain.shape, classes=classes),
+            domain.shape,
+            law=times.build(),
+            dropout=dropout if classes else 0.0,
+            pairs=None if found is None else found.seed,
+            sampler=sampling.sampler(Linear(), guided=classes > 0, bounds=domain.bounds),
+        )
+        return domain.model(prior)
+
+    return Run(
+        source=source,
+        rows=split(source)[0],
+        build=build,
+        settings=training.settings(),
+        retune=SAMPLING,
+    )
