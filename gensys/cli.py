@@ -16,6 +16,7 @@ from gensys.commands.demo import demo
 from gensys.commands.encode import encode
 from gensys.commands.evaluate import evaluate
 from gensys.commands.look import doctor, list_, show
+from gensys.commands.reflow import reflow
 from gensys.commands.report import report
 from gensys.commands.sample import sample
 from gensys.commands.train import train
@@ -59,7 +60,8 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (train, encode, sample, decode, evaluate, report, verify, data, list_, show, doctor, demo, bench):
+COMMANDS = (train, encode, sample, decode, reflow, evaluate, report, verify, data, list_, show, doctor, demo, bench)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -30,8 +30,9 @@ from gensys.paths import Linear, Path
 from gensys.solvers.dopri5 import by_rows
 from gensys.solvers.euler import drift
 from gensys.solvers.solver import Draw, Predict, tensors_only
+from gensys.targets import Prediction
 
-__all__ = ["Straightness", "flow_of", "straightness"]
+__all__ = ["Straightness", "flow_of", "require_pairs", "straightness"]
 
 
 class Straightness(NamedTuple):
@@ -67,6 +68,23 @@ def flow_of(model: Generative) -> Diffusion:
             "flow_matching, ot_cfm or rectified_flow"
         )
     return inner
+
+
+def require_pairs(flow: Diffusion) -> None:
+    """Refuse a sampler whose samples are no function of the noise that they begin with. Raises: ValueError."""
+    sampler, drawn = flow.sampler, list[int]()
+
+    def draw(k: int) -> Tensor:
+        drawn.append(k)
+        return torch.zeros(1, *flow.shape)
+
+    if sampler.fractions[0] != 1.0:
+        raise ValueError(f"its grid begins at t = {sampler.fractions[0]:g}, and noise is at 1: choose another 'grid'")
+    sampler.solver(
+        lambda x, t: Prediction(x, x), flow.denoiser.path, torch.zeros(1, *flow.shape), sampler.fractions, draw
+    )
+    if drawn:
+        raise ValueError("its solver adds fresh noise, so that a sample has no one noise: give solver=heun and eta=0")
 
 
 def straightness(

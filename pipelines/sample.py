@@ -20,7 +20,7 @@ from gensys.pipelines.evaluate import judge_of, real_source
 from gensys.pipelines.moments import MomentsJob, create_moments, open_moments, taking_moments
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
 
-from gensys.core import Generative
+from gensys.core import Generative, InLatents
 from gensys.data.sample_table import SampleTable, read_sample_table
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.precision import autocast
@@ -42,7 +42,7 @@ class SampleJob:
     run, store: absolute paths. spec: with the knobs asked for. weights: the digest of those that the store names; a run
     that is still training saves others meanwhile. label: of all samples; None = those of the table, or every class in
     turn. table: its absolute path and its digest, or None. latents: keep what is drawn before it is decoded.
-    moments: take those of the shard's features.
+    exact: keep images as they are drawn, not rounded to pixels. moments: take those of the shard's features.
     """
 
     run: str
@@ -55,6 +55,7 @@ class SampleJob:
     table: tuple[str, str] | None = None
     latents: bool = False
     moments: bool = False
+    exact: bool = False
 
     def load(self) -> Callable[[int], int]:
         folder, store = RunFolder(Path(self.run)), Store.open(self.store)
@@ -76,7 +77,7 @@ class SampleJob:
                 if self.latents:
                     made = {"z": in_latents(model).latents(cond, Noise(self.seed, ids))}
                 else:
-                    made = {"x": to_uint8(model.sample(cond, Noise(self.seed, ids)))}
+                    made = {"x": _stored(model.sample(cond, Noise(self.seed, ids)), self.exact)}
             made |= {"label": torch.full_like(ids, -1), **cond, "id": ids}
             return {name: values.cpu().numpy() for name, values in made.items()}
 
@@ -89,6 +90,11 @@ class SampleJob:
             return len(rows)
 
         return work
+
+
+def _stored(x: torch.Tensor, exact: bool) -> torch.Tensor:
+    """Images as pixels, uint8; as they are, float32, if that is asked for, and vectors always: they have no pixels."""
+    return x.float() if exact or x.ndim == 2 else to_uint8(x)
 
 
 def _conditions(model: Generative, classes: tuple[str, ...]) -> frozenset[str]:
@@ -123,6 +129,7 @@ def sample(
     table: Path | None = None,
     latents: bool = False,
     moments: bool = False,
+    pairs: bool = False,
 ) -> Store:
     """Draw the samples `ids` into a store, with a grid of the first hundred beside it; goes on where it was stopped.
 
@@ -130,7 +137,8 @@ def sample(
     ids: None = every row of the table, or the first 64. table: what each sample is to be (data/sample_table.py).
     latents: store what the codec's decoder takes, float32 (pipelines/decode.py decodes it; float16 would not decode to
     the same bits). moments: store the moments of every shard's features (pipelines/moments.py); the classifier is
-    trained first if the run has none yet.
+    trained first if the run has none yet. pairs: samples that a flow is to be trained on with their noise
+    (pipelines/reflow.py): the latents of a model that draws some, of any other float32 that is not rounded.
     """
     spec = folder.retuned(overrides)
     run = spec.load()
@@ -154,12 +162,14 @@ def sample(
         raise ConfigError(f"'label' is {label}, and the table {str(table)!r} has labels of its own: give one of them")
     if latents and moments:
         raise ConfigError("'moments' are those of images, and 'latents' stores none: take them when they are decoded")
+    latents = latents or (pairs and isinstance(model, InLatents))
     one = torch.zeros(1, dtype=torch.int64)
     cond, noise = labels_for(one, len(classes)), Noise(seed, one)
     if latents:
         arrays = {"z": ArraySpec(tuple(in_latents(model).latents(cond, noise).shape[1:]), "float32")}
     else:
-        arrays = {"x": ArraySpec(tuple(model.sample(cond, noise).shape[1:]), "uint8")}
+        x = _stored(model.sample(cond, noise), pairs)
+        arrays = {"x": ArraySpec(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch."))}
     arrays |= {"label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")}
     if rows is not None:
         arrays |= {name: ArraySpec((), str(column.dtype)) for name, column in rows.columns.items()}
@@ -170,7 +180,7 @@ def sample(
         shard=check_shard(shard or default_shard(len(ids))),
         chunk=BLOCK,
         attributes={
-            "kind": "latents" if latents else "samples",
+            "kind": "pairs" if pairs else "latents" if latents else "samples",
             "run": str(folder.path.resolve()),
             "weights": weights,
             "recipe": spec.recipe,
@@ -195,13 +205,14 @@ def sample(
         None if rows is None else (str(rows.path), rows.digest()),
         latents,
         moments,
+        pairs,
     )
     fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool)
     if moments:  # of shards that were there before
         late = MomentsJob(job.store, str(folder.path.resolve() / "judge"))
         fill(open_moments(store), late, "moments", "shards", workers=workers, screen=screen, pool=pool)
     store.seal({})
-    if not latents:
+    if not latents and not pairs:
         save_picture(store)
     return store
 

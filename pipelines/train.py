@@ -158,7 +158,15 @@ def _clear(folder: RunFolder) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
     kept = ("run.json", "env.json", "metrics.jsonl", OBSERVATIONS, "log.txt", *ORDERS)
-    drawn = ("samples.png", "reconstructions.png", "trajectory.png", "evaluation.json", "stages.json", "report.html")
+    drawn = (
+        "samples.png",
+        "reconstructions.png",
+        "trajectory.png",
+        "evaluation.json",
+        "stages.json",
+        "report.html",
+        "reflow.json",
+    )
     for name in (*kept, *drawn):
         (folder.path / name).unlink(missing_ok=True)
 
