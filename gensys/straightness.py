@@ -88,12 +88,14 @@ def require_pairs(flow: Diffusion) -> None:
 
 
 def straightness(
-    model: Generative, cond: Cond, noise: Noise, *, steps: int = 100, rtol: float = 1e-5, atol: float = 1e-5
+    model: Generative, cond: Cond, noise: Noise, *, steps: int = 50, rtol: float = 1e-5, atol: float = 1e-5
 ) -> Straightness:
     """Measure the flow of a model from the noise of each id, with the model's guidance.
 
-    steps: of Euler, for everything but `evaluations`; then d is the mean of the slopes exactly, and S their variance
-    along the way. rtol, atol: of dopri5. Raises: ValueError as `flow_of`; ArithmeticError as `integrate`.
+    steps: of the midpoint rule, for everything but `evaluations`; then d is the mean of the slopes at midpoints, and S
+    their variance along the way, exactly. rtol, atol: of dopri5.
+
+    Raises: ValueError as `flow_of`; ArithmeticError as `integrate`.
     """
     if steps < 1:
         raise ValueError(f"'steps' must be at least 1, got {steps}")
@@ -104,9 +106,10 @@ def straightness(
         y, d, energy, first = x, torch.zeros_like(x, dtype=torch.float64), x.new_zeros(x.shape[0]).double(), x
         for k in range(steps):
             v = drift(predict, path, y, 1.0 - k / steps)
+            first = x - v if k == 0 else first
+            v = drift(predict, path, y - v / (2 * steps), 1.0 - (k + 0.5) / steps)
             y = y - v / steps
             d, energy = d + v.double() / steps, energy + _square(v) / steps
-            first = x - v if k == 0 else first
         evaluations = by_rows(predict, path, x, 1.0, 0.0, rtol=rtol, atol=atol).evaluations
         found.append(Straightness(_square(d), energy, _square(first - y), evaluations.double()))
         return y

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ __all__ = ["TOYS", "Law", "checkerboard", "eight_gaussians", "log_eight_gaussian
 Law = Callable[[Noise, tuple[int, ...], Stream], Tensor]
 """(noise, (2,), stream) -> a point for each id, (B, 2) float32."""
 
-_ROWS = 100_000
+_ROWS = 50_000
 _SEED = 0x70E5  # of the data, never of a run
 _RADIUS, _SPREAD = 5.0, 0.1**0.25
 
@@ -93,8 +93,9 @@ def spirals(noise: Noise, shape: tuple[int, ...], stream: Stream) -> Tensor:
     return (torch.stack([radius * angle.cos(), radius * angle.sin()], 1) + 0.1 * z).float()
 
 
+@cache
 def toy(name: str, law: Law) -> Arrays:
-    """100,000 points of a law as a source of vectors (2,) without classes."""
+    """50,000 points of a law as a source of vectors (2,) without classes."""
     noise = Noise(_SEED, torch.arange(_ROWS))
     x: np.ndarray = law(noise, (2,), Stream.PRIOR).numpy()
     none = torch.full((_ROWS,), -1)
