@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,8 @@ from gensys.paths import Path, expand
 from gensys.targets import Target
 
 __all__ = ["Base", "Denoiser", "gaussian"]
+
+_FARTHEST = 24.0 * math.log(2.0)  # beyond, float32 holds only one of alpha x and sigma eps in their sum
 
 Base = Callable[[Noise, tuple[int, ...], Stream], Tensor]
 """(noise, shape, stream) -> one eps for each id, (B, *shape)."""
@@ -28,7 +31,8 @@ class Denoiser(nn.Module):
 
     sigma_data: None, the network sees x_t and t as they are. The standard deviation of the data: it sees
     x_t / sqrt((sigma_data alpha)^2 + sigma^2), of unit variance at every t, and ln(sigma / alpha) / 4 for t, as paths
-    of unbounded noise need it (Karras et al., 2022, arXiv:2206.00364, table 1, for any alpha).
+    of unbounded noise need it (Karras et al., 2022, arXiv:2206.00364, table 1, for any alpha). Levels sigma / alpha
+    below 2^-24 and above 2^24 are told to the network as these: at the ends of a path the logarithm is infinite.
 
     base: the law of eps. Flow matching may carry any law to the data's; everything else wants it `gaussian`.
     """
@@ -43,6 +47,11 @@ class Denoiser(nn.Module):
         base: Base = gaussian,
     ) -> None:
         super().__init__()
+        if sigma_data is not None and not 0.0 < sigma_data < math.inf:
+            raise ValueError(
+                f"'sigma_data' must be positive, got {sigma_data}: the standard deviation of the data, about 0.5 for "
+                f"images in [-1, 1]; None leaves the network's inputs as they are"
+            )
         self.net = net
         self.path = path
         self.target = target
@@ -53,9 +62,10 @@ class Denoiser(nn.Module):
         """The raw output of the network, (B, *S)."""
         if self.sigma_data is None:
             return self.net(x_t, t, cond)
-        c = self.path(t)
-        scale = ((self.sigma_data * c.alpha) ** 2 + c.sigma**2).rsqrt()
-        return self.net(expand(scale, x_t) * x_t, torch.log(c.sigma / c.alpha) / 4.0, cond)
+        c = self.path(t.double())  # in float32 the last bit of a logarithm depends on a row's place in the batch
+        scale = ((self.sigma_data * c.alpha) ** 2 + c.sigma**2).rsqrt().to(x_t.dtype)
+        level = (torch.log(c.sigma) - torch.log(c.alpha)).clamp(-_FARTHEST, _FARTHEST)
+        return self.net(expand(scale, x_t) * x_t, (level / 4.0).to(t.dtype), cond)
 
     def along(self, x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, the target of the network) for data, noise and times (B,)."""

@@ -95,6 +95,7 @@ class Training:
     lr: float = 1e-3  # peak learning rate
     precision: Precision = "auto"  # number format of the matrix products: auto, bf16 or fp32
     seed: int = 0  # of weights, order and noise
+    recompute: bool = False  # whether activations are computed again in the backward pass: less memory, more time
 
     def settings(self, spike: float = 20.0) -> Settings:
         """For the loop. spike: see `Settings`; the gradients of healthy runs stay below 3 times their median."""
@@ -105,6 +106,7 @@ class Training:
             precision=self.precision,
             seed=self.seed,
             spike=spike,
+            recompute=self.recompute,
         )
 
     def steps(self) -> int | None:

@@ -24,6 +24,16 @@ from gensys.run_folder import RunFolder
 
 SCREEN = Screen(quiet=True)
 TINY = {
+    "dit": {"data": "latents", "patch": "4", "batch": "8", "steps": "2", "precision": "fp32", "guidance": "2.0"},
+    "edm": {
+        "data": "images",
+        "size": "8",
+        "width": "8",
+        "levels": "2",
+        "batch": "8",
+        "steps": "2",
+        "precision": "fp32",
+    },
     "kl_autoencoder": {
         "data": "images",
         "size": "16",
@@ -37,9 +47,17 @@ TINY = {
         {"data": "images", "size": "16", "net": "dit", "width": "16", "heads": "2", "patch": "4", "batch": "8"}
         | {"steps": "2", "precision": "fp32"},
     ),
+    "latent_diffusion": {
+        **{"data": "latents", "width": "16", "levels": "2", "batch": "8", "steps": "2"},
+        **{"precision": "fp32", "guidance": "2.0"},
+    },
     "latent_dit": {
         **{"data": "latents", "width": "16", "depth": "2", "heads": "2", "batch": "8", "steps": "2"},
         **{"precision": "fp32", "guidance": "2.0"},
+    },
+    "score_sde": {
+        **{"data": "images", "size": "8", "width": "8", "levels": "2", "batch": "8", "steps": "2"},
+        **{"precision": "fp32", "sde": "ve"},
     },
 }
 

@@ -22,10 +22,11 @@ from gensys.nn.linear import Linear
 __all__ = ["UNet"]
 
 _GROUPS = 32  # of the norms, as in the papers; fewer where the channels are not a multiple of it
+_MEMBERS = 4  # channels of a group at least, as the papers' narrowest layer has: a norm of one channel erases its mean
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    groups = next(g for g in range(min(_GROUPS, channels), 0, -1) if channels % g == 0)
+    groups = next(g for g in range(max(1, min(_GROUPS, channels // _MEMBERS)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
 
 
@@ -140,6 +141,11 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
         self.widens = [b.resample > 1.0 for b in up]
         self.norm, self.last = _norm(d), _zero(d, outputs or channels)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """All blocks, in the order of the forward pass: what is recomputed, or sharded, one by one."""
+        return nn.ModuleList([*self.down, *self.middle, *self.up])
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         factor = 2 ** (self.levels - 1)

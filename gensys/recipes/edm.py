@@ -1,0 +1,52 @@
+"""EDM: diffusion with a preconditioned network, on noise levels."""
+
+from __future__ import annotations
+
+from gensys.core import Generative
+from gensys.data.sources import split
+from gensys.domain import open_domain
+from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.paths import EDM
+from gensys.run import Run
+from gensys.systems.edm import edm as system
+
+
+def edm(
+    data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors (.csv), or a latent store
+    size: int = 32,  # side to which images are cropped and scaled
+    sigma_data: float = 0.5,  # standard deviation of the data: 0.5 for images, 1 for latents
+    level_mean: float = -1.2,  # mean of the logarithm of the noise levels in training
+    level_std: float = 1.2,  # standard deviation of the logarithm of the noise levels in training
+    dropout: float = 0.1,  # probability that a row is trained without its label
+    network: Network = Network(net="unet", width=32, depth=1),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k", lr=2e-3),  # noqa: B008
+    sampling: Sampling = Sampling(solver="heun", steps=18, grid="karras"),  # noqa: B008
+) -> Run:
+    """EDM: a denoiser whose input, output and loss are scaled to unit variance at every noise level.
+
+    Karras, Aittala, Aila and Laine, 2022, "Elucidating the design space of diffusion-based generative models",
+    arXiv:2206.00364, table 1.
+    """
+    domain = open_domain(data, size)
+    path = EDM()
+
+    def build() -> Generative:
+        prior = system(
+            network.build(domain.shape, classes=domain.classes),
+            domain.shape,
+            path=path,
+            sigma_data=sigma_data,
+            mean=level_mean,
+            std=level_std,
+            dropout=dropout if domain.classes else 0.0,
+            sampler=sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds),
+        )
+        return domain.model(prior)
+
+    return Run(
+        source=domain.source,
+        rows=split(domain.source)[0],
+        build=build,
+        settings=training.settings(),
+        retune=SAMPLING,
+    )

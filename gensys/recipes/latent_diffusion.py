@@ -1,0 +1,49 @@
+"""Latent diffusion: a U-Net on the latents of a codec."""
+
+from __future__ import annotations
+
+from gensys.core import Generative
+from gensys.data.sources import split
+from gensys.domain import open_domain
+from gensys.errors import DataError
+from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.run import Run
+from gensys.systems.latent_diffusion import PATH
+from gensys.systems.latent_diffusion import latent_diffusion as system
+
+
+def latent_diffusion(
+    data: str,  # a latent store, as `gensys encode` makes it
+    dropout: float = 0.1,  # probability that a row is trained without its label
+    aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
+    network: Network = Network(net="unet", width=64, depth=1, levels=2),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=64, budget="300k", lr=1e-3),  # noqa: B008
+    sampling: Sampling = Sampling(solver="ddim", steps=30, grid="trailing", guidance=1.5),  # noqa: B008
+) -> Run:
+    """Diffusion with a U-Net on the latents of a store; samples are decoded by its codec.
+
+    Rombach, Blattmann, Lorenz, Esser and Ommer, 2021, "High-resolution image synthesis with latent diffusion models",
+    arXiv:2112.10752, section 3.2.
+    """
+    domain = open_domain(data, aspect=aspect)
+    if domain.latents is None:
+        raise DataError(
+            f"{data!r} is {domain.source.about}, and latent_diffusion models latents: `gensys encode` makes them"
+        )
+
+    def build() -> Generative:
+        prior = system(
+            network.build(domain.shape, classes=domain.classes),
+            domain.shape,
+            dropout=dropout if domain.classes else 0.0,
+            sampler=sampling.sampler(PATH, guided=domain.classes > 0),
+        )
+        return domain.model(prior)
+
+    return Run(
+        source=domain.source,
+        rows=split(domain.source)[0],
+        build=build,
+        settings=training.settings(),
+        retune=SAMPLING | {"aspect"},
+    )

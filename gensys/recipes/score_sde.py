@@ -1,0 +1,59 @@
+"""Score-based diffusion in continuous time."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gensys import targets
+from gensys.core import Generative
+from gensys.data.sources import split
+from gensys.domain import open_domain
+from gensys.errors import ConfigError
+from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.paths import VE, VP, SubVP
+from gensys.run import Run
+from gensys.systems.score_sde import score_sde as system
+
+
+def score_sde(
+    data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors (.csv), or a latent store
+    size: int = 32,  # side to which images are cropped and scaled
+    sde: Literal["vp", "subvp", "ve"] = "vp",  # how data become noise: vp and subvp shrink them, ve drowns them
+    target: Literal["noise", "score"] = "noise",  # what the network outputs; the loss weighs both alike
+    sigma_min: float = 0.01,  # first noise level of ve
+    sigma_max: float = 50.0,  # last noise level of ve: the largest distance between two data
+    sigma_data: float = 0.5,  # standard deviation of the data, which scales the network's inputs under ve
+    dropout: float = 0.1,  # probability that a row is trained without its label
+    network: Network = Network(net="unet", width=32, depth=1),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k", lr=2e-3),  # noqa: B008
+    sampling: Sampling = Sampling(solver="euler_maruyama", steps=50, grid="quadratic"),  # noqa: B008
+) -> Run:
+    """Score-based diffusion by a stochastic differential equation: VP, sub-VP or VE.
+
+    Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, 2020, "Score-based generative modeling through stochastic
+    differential equations", arXiv:2011.13456, section 3.
+    """
+    if not 0.0 < sigma_min < sigma_max:
+        raise ConfigError(f"'sigma_min' must lie between 0 and 'sigma_max' ({sigma_max:g}), got {sigma_min:g}")
+    domain = open_domain(data, size)
+    path = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_min, sigma_max)}[sde]
+
+    def build() -> Generative:
+        prior = system(
+            network.build(domain.shape, classes=domain.classes),
+            domain.shape,
+            path=path,
+            target=targets.noise if target == "noise" else targets.score,
+            sigma_data=sigma_data,
+            dropout=dropout if domain.classes else 0.0,
+            sampler=sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds),
+        )
+        return domain.model(prior)
+
+    return Run(
+        source=domain.source,
+        rows=split(domain.source)[0],
+        build=build,
+        settings=training.settings(),
+        retune=SAMPLING,
+    )

@@ -1,0 +1,42 @@
+"""Latent diffusion: a U-Net that denoises the latents of a frozen autoencoder.
+
+    z = normalised latent of an image        z_t = sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) eps
+    loss: |net(z_t, t, label) - eps|^2, t uniform on T steps, betas whose square roots grow linearly
+
+Rombach, Blattmann, Lorenz, Esser and Ommer, 2021, "High-resolution image synthesis with latent diffusion models",
+arXiv:2112.10752, sections 3.2 and 3.3; the schedule is that of their code.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from gensys import targets
+from gensys.denoiser import Denoiser
+from gensys.families.diffusion import Diffusion, Sampler
+from gensys.objectives.denoise import denoise
+from gensys.paths import Discrete, scaled_linear_schedule
+from gensys.times import Steps
+
+__all__ = ["PATH", "latent_diffusion"]
+
+PATH = Discrete(scaled_linear_schedule(1000))
+
+
+def latent_diffusion(
+    net: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    path: Discrete = PATH,
+    dropout: float = 0.1,
+    sampler: Sampler = Sampler(),  # noqa: B008 - a frozen value
+) -> Diffusion:
+    """net: a backbone for latents of `shape`, of unit variance. dropout: of the condition, for guidance."""
+    return Diffusion(
+        Denoiser(net, path, targets.noise),
+        shape,
+        objective=partial(denoise, law=Steps(len(path.alpha_bar)), dropout=dropout),
+        sampler=sampler,
+    )
