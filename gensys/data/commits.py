@@ -32,7 +32,7 @@ class Commits:
     """The commits in a place. What the index said when it was last read is kept: see `refresh`."""
 
     def __init__(self, place: Place, config: Config) -> None:
-        self._place, self._config, self._names = place, config, sorted(config.arrays)
+        self._place, self._config, self._names = place, config, sorted(config.files)
         self._index: npt.NDArray[np.uint8] | None = None
 
     def refresh(self) -> npt.NDArray[np.uint8]:

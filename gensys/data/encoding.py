@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from gensys.core import Codes, Posterior
-from gensys.data.latents import MIRROR, Normalisation, columns, create_latents, latent_arrays, seal_latents
+from gensys.data.channel_moments import MIRROR, MOMENTS, moments_spec, shard_moments
+from gensys.data.latents import Normalisation, columns, create_latents, latent_arrays, seal_latents
 from gensys.data.layout import ArraySpec, shard_bytes
 from gensys.data.manifest import GOOD, Manifest
 from gensys.data.source import Source
@@ -73,6 +74,7 @@ class Encoding:
     """What is to be done. out: the store. old: the sealed store that is updated, or None.
 
     latents: arrays, see `latent_arrays`. codec: what identifies the encoder. codebook: its size, 0 = none.
+    moments: whether shards have them; not in a store that was begun without them.
     """
 
     out: Path
@@ -84,6 +86,7 @@ class Encoding:
     shard: int
     chunk: int
     old: Store | None = None
+    moments: bool = True
 
     @property
     def work(self) -> Path:
@@ -124,8 +127,8 @@ class Encoding:
                 _made(self.rows, lambda: self.manifest.write(self.rows, self.shard, self.chunk, identity))
         if self.old is not None:
             touched = set((np.flatnonzero(self.manifest.touched) // self.shard).tolist())
-            same = store.config.arrays == self.old.config.arrays  # a longer name makes every file of names longer
-            for shard in store.missing() if same else ():
+            # a longer name makes every file of names longer
+            for shard in store.missing() if store.like(self.old) else ():
                 if shard not in touched:
                     store.adopt(shard, self.old)
         return store
@@ -141,6 +144,7 @@ class Encoding:
             chunk=self.chunk,
             codebook=self.codebook,
             updated_from=self.old.content() if self.old else "",
+            moments=self.moments,
         )
 
     def finish(self, store: Store) -> Store:
@@ -177,6 +181,7 @@ class Encoding:
         # label and row, int64; state; digest
         row_bytes = [s.row_bytes for s in self.latents.values()] + [8, 8, 1, 16, width]
         each = sum(shard_bytes(ArraySpec((n,), "uint8"), self.shard, self.chunk) for n in row_bytes)
+        each += sum(shard_bytes(spec, 1, 1) for spec in moments_spec(self.latents).values() if self.moments)
         shards = -(-len(self.manifest) // self.shard)
         touched = set((np.flatnonzero(self.manifest.touched) // self.shard).tolist())
         if old is not None and old.config.arrays["name"].shape != (width,):
@@ -248,7 +253,9 @@ def plan(
     codebook = example.size if isinstance(example, Codes) else 0
     there = Store.open(out) if (out / "zarr.json").exists() else None
     shard = min(shard, -(-len(source) // chunk) * chunk)  # a file is whole: no larger than the data need
-    fresh = Encoding(out, source, Manifest.fresh(source), latents, codec, codebook, shard, chunk)
+    # a store that was begun without moments is finished, and brought up to date, without them
+    moments = there is None or MOMENTS in there.config.summaries
+    fresh = Encoding(out, source, Manifest.fresh(source), latents, codec, codebook, shard, chunk, moments=moments)
     if there is None or not there.sealed or there.attributes.get("kind") != "latents":
         return fresh
     attributes, arrays = there.attributes, there.config.arrays
@@ -265,7 +272,8 @@ def plan(
             "what is new or changed and marks what is gone; or choose another --out"
         )
     manifest = Manifest.updated(source, there)
-    return Encoding(out, source, manifest, latents, codec, codebook, there.config.shard, there.config.chunk, there)
+    sizes = (there.config.shard, there.config.chunk)
+    return Encoding(out, source, manifest, latents, codec, codebook, *sizes, there, moments)
 
 
 def encode_block(source: Source, encode: Encode, rows: npt.NDArray[np.int64], mirror: bool) -> dict[str, Tensor]:
@@ -288,7 +296,7 @@ def encode_block(source: Source, encode: Encode, rows: npt.NDArray[np.int64], mi
 def encode_shard(
     store: Store, shard: int, manifest: Store, source: Source, encode: Encode, old: Store | None
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of one shard: rows to be done computed, others as the old store has them, and what they are.
+    """The arrays of one shard: rows to be done computed, others as the old store has them, and what they are; moments.
 
     manifest: as `Manifest.write` made it.
     """
@@ -319,4 +327,4 @@ def encode_shard(
             for name, values in block.items():
                 found = values.numpy()[mine]
                 out[name][start + mine] = number[found] if name == "label" else found
-    return out
+    return out | ({MOMENTS: shard_moments(store, shard, out)[None]} if MOMENTS in store.config.summaries else {})

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gensys.data.latents import MIRROR, states
-from gensys.data.layout import shard_bytes
+from gensys.data.channel_moments import MIRROR
+from gensys.data.latents import states
 from gensys.data.manifest import STATES, from_bytes
 from gensys.data.store import KEY, Store
 from gensys.data.text import text_path
@@ -26,10 +26,10 @@ def describe(path: str | Path) -> dict[str, Any]:
     arrays = {
         name: {
             "dtype": attributes.get("logical_dtype", {}).get(name, spec.dtype),
-            "shape": [len(store), *spec.shape],
-            "bytes": config.shards * shard_bytes(spec, config.shard, config.chunk),
+            "shape": [config.sizes(name)[0], *spec.shape],
+            "bytes": config.shards * config.file_bytes(name),
         }
-        for name, spec in sorted(config.arrays.items())
+        for name, spec in sorted(config.files.items())
     }
     found: dict[str, Any] = {
         "store": str(store.path.resolve()),

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from gensys.core import Batch, Codes, Posterior
+from gensys.data.channel_moments import MIRROR, MOMENTS, merged, moments_spec, shard_moments, stored_moments
 from gensys.data.manifest import GOOD, STATES, Manifest, from_bytes
 from gensys.data.source import Source, check_rows, digests_of
 from gensys.data.store import ArraySpec, Store
@@ -44,7 +45,6 @@ __all__ = [
 
 _DTYPES = ("float16", "float32")
 _ROW_ARRAYS = {"label", "row", "state", "digest", "name"}
-MIRROR = "_mirror"  # the suffix of the arrays of the mirrored copy
 _REASONS = 100  # kept of those why rows are in quarantine
 
 
@@ -106,12 +106,13 @@ def create_latents(
     chunk: int = 64,
     codebook: int = 0,
     updated_from: str = "",
+    moments: bool = False,
 ) -> Store:
     """Create the store that encoding the rows of `manifest` fills, or open it if it was begun with the same arguments.
 
     latents: see `latent_arrays`. codec: JSON values that identify the encoder, such as {"run": ..., "weights": its
     sha256}. shard, chunk: rows in each. codebook: its size, if latents are codes. updated_from: the content of the
-    store that this one replaces.
+    store that this one replaces. moments: whether every shard is committed with those of its channels.
     Besides the latents a shard has, for each row, "label" (-1 = none) and "row" (the number by which it is split and
     drawn for), int64; "state" uint8; "digest" (16,) uint8 of the source's item; "name" (W,) uint8, see
     `manifest.to_bytes`. Raises StoreError, for example if the store was begun with another codec or other data.
@@ -124,44 +125,29 @@ def create_latents(
     attributes = {"kind": "latents", "classes": list(manifest.classes), "codec": dict(codec), "source": made_from}
     attributes |= {"codebook": codebook} if codebook else {}
     attributes |= {"updated_from": updated_from} if updated_from else {}
-    return Store.create(path, arrays, len(manifest), shard, chunk, attributes)
+    return Store.create(
+        path, arrays, len(manifest), shard, chunk, attributes, moments_spec(latents) if moments else None
+    )
 
 
 def statistics(store: Store) -> Normalisation:
     """Mean and standard deviation per channel of latents drawn from the posteriors of a store, exact to rounding.
 
     The variance of a draw is that of the means plus the mean of the posterior variances (law of total variance).
-    Rows that are not good are left out, the mirrored copy counts as more draws. Blocks of rows are taken in order, in
-    float64, and merged by Chan, Golub and LeVeque (1979, "Updating formulae and a pairwise algorithm for computing
-    sample variances"), so the result has one value, however the store was filled.
-    Raises StoreError if a value is not finite, a channel never varies, or no row is good.
+    Rows that are not good are left out, the mirrored copy counts as more draws. The moments of the shards are those
+    that were committed with them; a store that was begun before there were any is read as a whole, to the same bits.
+    Raises StoreError if a value is not finite, a channel never varies, no row is good, or moments are damaged.
     """
-    channels = store.config.arrays["mean"].shape[0]
-    pairs = [("mean" + s, "logvar" + s) for s in ("", MIRROR) if "mean" + s in store.config.arrays]
-    count, mean, squares, posterior = 0, *np.zeros((3, channels))
-    for start in range(0, len(store), store.config.chunk):
-        rows = range(start, min(start + store.config.chunk, len(store)))
-        good = store.read("state", rows) == GOOD
-        if not good.any():
-            continue
-        values, logvar = (
-            np.concatenate([store.read(pair[k], rows)[good] for pair in pairs]).astype(np.float64) for k in (0, 1)
-        )
-        if not (np.isfinite(values).all() and np.isfinite(logvar).all()):
-            raise StoreError(
-                f"the latents of rows {rows.start}..{rows.stop - 1} of {str(store.path)!r} are not all finite: the "
-                "encoder is broken, or float16 is too small for it (encode with float32)"
-            )
-        values, logvar = (np.moveaxis(a, 1, 0).reshape(a.shape[1], -1) for a in (values, logvar))
-        n, block = values.shape[1], values.mean(1)
-        shift = block - mean
-        squares = squares + np.square(values - block[:, None]).sum(1) + np.square(shift) * (count * n / (count + n))
-        mean = mean + shift * (n / (count + n))
-        posterior = posterior + np.exp(logvar).sum(1)
-        count += n
-    if not count:
+    if MOMENTS in store.config.summaries:
+        shards = stored_moments(store)
+    else:
+        names = [n for n in store.config.arrays if n == "state" or n.startswith(("mean", "logvar"))]
+        read = lambda k: dict(zip(names, store.read_many(names, store.rows_of(k)), strict=True))  # noqa: E731
+        shards = np.stack([shard_moments(store, k, read(k)) for k in range(store.config.shards)])
+    n, mean, scatter, variance = merged(shards)
+    if not n.all():
         raise StoreError(f"no row of {str(store.path)!r} is good: look at `gensys data info`")
-    std = np.sqrt((squares + posterior) / count)
+    std = np.sqrt((scatter + variance) / n)
     if not (np.isfinite(std).all() and (std > 0).all()):
         raise StoreError(f"the latents of {str(store.path)!r} cannot be normalised: standard deviations {std.tolist()}")
     return Normalisation(mean.tolist(), std.tolist())

@@ -3,6 +3,7 @@
     PATH/zarr.json                the group: consolidated metadata, the caller's attributes, and ours in "gensys_store"
     PATH/mean/zarr.json           one sharded array a name, (rows, *shape)
     PATH/mean/c.7.0.0.0           its shard 7: raw chunks in C order, then the index of the chunks with its crc32c
+    PATH/moments/c.7.0.0          of a summary, (shards, *shape), the entry of shard 7: a file and a chunk of its own
     PATH/digests/zarr.json        an array too, (shards, arrays, 16) uint8: the digest of every shard file
     PATH/digests/c.0.0.0          its only chunk, the index of the commits
     PATH/digests/commits/000/     one commit marker a shard that the index lacks, a thousand in a directory
@@ -20,7 +21,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import google_crc32c  # comes with zarr, which writes the checksums with it
@@ -94,6 +95,7 @@ class Config:
 
     arrays: by name. rows: in all. shard: rows per file, a multiple of chunk. chunk: rows per chunk.
     attributes: JSON values that say where the content comes from (encoder, data set, seed, ...).
+    summaries: arrays with one entry for each shard instead of each row, a file for each entry.
     """
 
     arrays: Mapping[str, ArraySpec]
@@ -101,13 +103,16 @@ class Config:
     shard: int
     chunk: int
     attributes: Mapping[str, Any]
+    summaries: Mapping[str, ArraySpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.arrays:
             raise StoreError("'arrays' must name at least one array, got none")
-        for name in self.arrays:
+        for name in (*self.arrays, *self.summaries):
             if name == DIGESTS or not name.isidentifier():
                 raise StoreError(f"'arrays' has the name {name!r}: use an identifier other than {DIGESTS!r}")
+        if twice := self.arrays.keys() & self.summaries.keys():
+            raise StoreError(f"'summaries' has the name {min(twice)!r}, which 'arrays' has too: use another")
         if self.rows < 1 or self.chunk < 1 or self.shard < 1 or self.shard % self.chunk:
             raise StoreError(
                 "'rows', 'shard' and 'chunk' must be positive and 'shard' a multiple of 'chunk', got "
@@ -122,11 +127,25 @@ class Config:
         """How many shards hold the rows."""
         return -(-self.rows // self.shard)
 
+    @property
+    def files(self) -> dict[str, ArraySpec]:
+        """All that a shard has a file of, by name: arrays and summaries."""
+        return {**self.arrays, **self.summaries}
+
+    def sizes(self, name: str) -> tuple[int, int, int]:
+        """(entries in all, entries of a file, entries of a chunk) of an array or a summary."""
+        return (self.shards, 1, 1) if name in self.summaries else (self.rows, self.shard, self.chunk)
+
+    def file_bytes(self, name: str) -> int:
+        """The size of every file of an array or a summary."""
+        return shard_bytes(self.files[name], *self.sizes(name)[1:])
+
     def document(self) -> dict[str, Any]:
         """The configuration as JSON values, names sorted, so that equal configurations give equal text."""
-        arrays = {n: {"shape": list(s.shape), "dtype": s.dtype} for n, s in sorted(self.arrays.items())}
         sizes = {"rows": self.rows, "shard": self.shard, "chunk": self.chunk}
-        return {"version": VERSION, "arrays": arrays, **sizes, "attributes": dict(self.attributes)}
+        ours = {"version": VERSION, "arrays": _described(self.arrays), **sizes, "attributes": dict(self.attributes)}
+        # absent, not empty: a store without summaries keeps the fingerprint that it had before there were any
+        return ours | ({"summaries": _described(self.summaries)} if self.summaries else {})
 
     @property
     def fingerprint(self) -> str:
@@ -150,12 +169,19 @@ class Config:
             raise StoreError(
                 f"the store's version is {ours['version']}, this gensys reads version {VERSION}: make the store anew"
             )
-        arrays = {n: ArraySpec(tuple(s["shape"]), s["dtype"]) for n, s in ours["arrays"].items()}
+        arrays, summaries = (
+            {n: ArraySpec(tuple(s["shape"]), s["dtype"]) for n, s in named.items()}
+            for named in (ours["arrays"], ours.get("summaries", {}))
+        )
         caller = {k: attributes[k] for k in ours["attributes"]}
-        config = cls(arrays, ours["rows"], ours["shard"], ours["chunk"], caller)
+        config = cls(arrays, ours["rows"], ours["shard"], ours["chunk"], caller, summaries)
         if config.fingerprint != ours["fingerprint"]:
             raise StoreError("the attributes were edited after the store was created; undo the edit")
         return config
+
+
+def _described(specs: Mapping[str, ArraySpec]) -> dict[str, Any]:
+    return {n: {"shape": list(s.shape), "dtype": s.dtype} for n, s in sorted(specs.items())}
 
 
 def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,11 +232,11 @@ def documents(config: Config, content: str | None, final: Mapping[str, Any]) -> 
     files: dict[str, Any] = {}
     memory = MemoryStore(files)
     zarr.create_group(memory, zarr_format=3, attributes=config.group_attributes(content, final))
-    for name, spec in sorted(config.arrays.items()):
-        _create(memory, name, config.rows, spec, config.shard, config.chunk)
-    shape = (len(config.arrays), DIGEST_BYTES)
+    for name, spec in sorted(config.files.items()):
+        _create(memory, name, config.sizes(name)[0], spec, *config.sizes(name)[1:])
+    shape = (len(config.files), DIGEST_BYTES)
     index = _create(memory, DIGESTS, config.shards, ArraySpec(shape, "uint8"), None, config.shards)
-    index.attrs["arrays"] = sorted(config.arrays)
+    index.attrs["arrays"] = sorted(config.files)
     with warnings.catch_warnings():
         # zarr-python warns that consolidated metadata is an extension, which readers may ignore.
         warnings.simplefilter("ignore", ZarrUserWarning)
@@ -221,6 +247,11 @@ def documents(config: Config, content: str | None, final: Mapping[str, Any]) -> 
 def encode(spec: ArraySpec, shard: int, chunk: int, rows: npt.NDArray[Any]) -> bytes:
     """The bytes of one shard file from its rows (at most `shard`, *shape), written by zarr-python in memory."""
     return _only_chunk(spec, shard, chunk, rows)
+
+
+def decode(spec: ArraySpec, data: bytes) -> npt.NDArray[Any]:
+    """The inverse of `encode` for a file of one entry, whose content is known to be whole: (*shape,)."""
+    return np.frombuffer(data[: spec.row_bytes], stored_dtype(spec)).reshape(spec.shape)
 
 
 def encode_index(digests: npt.NDArray[np.uint8]) -> bytes:
@@ -260,8 +291,8 @@ def check_file(file: BinaryIO, what: str, config: Config, name: str) -> None:
     index says that the chunks lie one after the other. Nothing is read in another way instead, which would be a hundred
     times slower in silence. what: how the error calls the file.
     """
-    spec, shard, chunk = config.arrays[name], config.shard, config.chunk
-    wanted = shard_bytes(spec, shard, chunk)
+    spec, (_, shard, chunk) = config.files[name], config.sizes(name)
+    wanted = config.file_bytes(name)
     size = file.seek(0, os.SEEK_END)
     if size != wanted:
         raise StoreError(f"the shard file {what!r} has {size} bytes instead of {wanted}: verify and repair the store")

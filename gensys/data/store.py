@@ -78,6 +78,7 @@ class Store:
         shard: int,
         chunk: int,
         attributes: Mapping[str, Any],
+        summaries: Mapping[str, ArraySpec] | None = None,
     ) -> Store:
         """Create the store, or open it if it is there with this very configuration; any number of processes may race.
 
@@ -85,7 +86,7 @@ class Store:
         Raises StoreError if they are out of range, if `path` is something else than a store, or if it cannot be
         written; OtherStoreError, with both values, if its configuration differs.
         """
-        place, config = open_place(path), Config(dict(arrays), rows, shard, chunk, attributes)
+        place, config = open_place(path), Config(dict(arrays), rows, shard, chunk, attributes, dict(summaries or {}))
         with explained(place, "creating files"):
             if place.vacant():
                 place.create(layout.documents(config, content=None, final={}))
@@ -166,13 +167,14 @@ class Store:
     def commit(self, shard: int, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
         """Publish one shard: True if this call did, False if it was there with the same content.
 
-        arrays: every array of the store by name, (len(rows_of(shard)), *shape), of its exact dtype.
+        arrays: every array of the store by name, (len(rows_of(shard)), *shape), of its exact dtype; every summary,
+        (1, *shape).
         Raises NondeterminismError if the shard is there with other content, StoreError if the arrays do not fit or the
         disk refuses; in every case the shard is then either committed by somebody, whole, or not there.
         """
         blocks = self._checked(shard, arrays)
-        sizes = (self.config.shard, self.config.chunk)
-        files = {name: layout.encode(self.config.arrays[name], *sizes, block) for name, block in blocks.items()}
+        config = self.config
+        files = {n: layout.encode(config.files[n], *config.sizes(n)[1:], block) for n, block in blocks.items()}
         digests = {name: digest(data) for name, data in files.items()}
         with explained(self.place, f"committing shard {shard}"):
             publish = lambda name, target: self.place.publish(target, files[name])  # noqa: E731
@@ -183,8 +185,8 @@ class Store:
 
         Returns as `commit` does, and raises as it does; StoreError too if the two stores' arrays differ.
         """
-        sizes = [(s.config.arrays, s.config.shard, s.config.chunk, len(s.rows_of(shard))) for s in (self, other)]
-        if sizes[0] != sizes[1]:
+        sizes = [(s.config.shard, s.config.chunk, len(s.rows_of(shard))) for s in (self, other)]
+        if not (self.like(other) and sizes[0] == sizes[1]):
             raise StoreError(f"shard {shard} of {str(other.place)!r} cannot be one of {str(self.place)!r}: they differ")
         digests = other.record(shard)["digests"]
         there = lambda name: other.shard_file(name, shard)  # noqa: E731
@@ -193,12 +195,16 @@ class Store:
             read = lambda name: other.place.read(there(name))  # noqa: E731
             return self._publish(shard, digests, publish, read) or self._agree(shard, digests)
 
+    def like(self, other: Store) -> bool:
+        """Whether the two stores have the same arrays and summaries."""
+        return (self.config.arrays, self.config.summaries) == (other.config.arrays, other.config.summaries)
+
     def _checked(self, shard: int, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         count = len(self.rows_of(shard))
-        if set(arrays) != set(self.config.arrays):
-            raise StoreError(f"'arrays' must be {sorted(self.config.arrays)}, got {sorted(arrays)}")
-        for name, spec in self.config.arrays.items():
-            wanted, block = (count, *spec.shape), arrays[name]
+        if set(arrays) != set(self.config.files):
+            raise StoreError(f"'arrays' must be {sorted(self.config.files)}, got {sorted(arrays)}")
+        for name, spec in self.config.files.items():
+            wanted, block = (1 if name in self.config.summaries else count, *spec.shape), arrays[name]
             if block.shape != wanted or block.dtype != np.dtype(spec.dtype):
                 raise StoreError(
                     f"{name!r} of shard {shard} must be {wanted} of {spec.dtype}, got {block.shape} of {block.dtype}"
@@ -369,7 +375,7 @@ class Store:
 
     def shard_file(self, name: str, shard: int) -> str:
         """Where a shard of an array lies, in the place."""
-        return layout.shard_file(name, shard, len(self.config.arrays[name].shape))
+        return layout.shard_file(name, shard, len(self.config.files[name].shape))
 
     def file(self, name: str, shard: int) -> Path:
         """Where a shard of an array lies, for a store on this machine."""

@@ -40,9 +40,9 @@ def check_shard(store: Store, shard: int) -> list[Problem]:
     if record["fingerprint"] != store.fingerprint:
         return [Problem(shard, "", f"made for the configuration {record['fingerprint']}, not {store.fingerprint}")]
     found = []
-    for name, spec in sorted(store.config.arrays.items()):
+    for name in sorted(store.config.files):
         measured = store.place.measure(store.shard_file(name, shard))
-        wanted = layout.shard_bytes(spec, store.config.shard, store.config.chunk)
+        wanted = store.config.file_bytes(name)
         if measured is None:
             found.append(Problem(shard, name, "its file is missing"))
         elif measured[0] != wanted:

@@ -44,10 +44,10 @@ def _missing(store):
 
 
 def _read(store, shard):
-    data, count = _in_place(store, shard).read_bytes(), len(store.rows_of(shard))
+    data, rows = _in_place(store, shard).read_bytes(), len(store.rows_of(shard))
     arrays, at = {}, 0
-    for name in sorted(store.config.arrays):
-        spec = store.config.arrays[name]
+    for name, spec in sorted(store.config.files.items()):
+        count = 1 if name in store.config.summaries else rows
         size = count * spec.row_bytes
         part, at = data[at : at + size].ljust(size, b"\0"), at + size
         arrays[name] = np.frombuffer(part, spec.dtype).reshape(count, *spec.shape)
