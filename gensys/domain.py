@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,9 +10,11 @@ from gensys.core import Generative
 from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource, Normalisation
-from gensys.data.sources import Source, open_source
+from gensys.data.sources import Source, open_source, split
+from gensys.engine.settings import Settings
 from gensys.errors import DataError
 from gensys.families.latent import Latent
+from gensys.run import Run
 from gensys.run_folder import open_codec
 
 __all__ = ["Domain", "open_domain"]
@@ -47,6 +50,11 @@ class Domain:
         if self.latents is None or self.normalisation is None:
             return prior
         return Latent(prior, partial(open_codec, self.latents), self.normalisation.denormalise)
+
+    def run(self, prior: Callable[[], Generative], settings: Settings, retune: frozenset[str]) -> Run:
+        """What a recipe returns: `prior` makes the untrained model of data of this shape."""
+        rows = split(self.source)[0]
+        return Run(self.source, rows, lambda: self.model(prior()), settings, retune)
 
 
 def open_domain(data: str, size: int = 32, aspect: float = 1.0) -> Domain:

@@ -116,10 +116,9 @@ def test_a_plan_writes_nothing(tiny, tmp_path, monkeypatch):
     assert told["parameters"] == sum(p.numel() for p in tiny().model().parameters())
 
 
-@pytest.mark.parametrize("budget", ["16", "17", "7", "24"])
-def test_a_plan_tells_the_steps_that_are_taken(tiny, tmp_path, budget):
-    state = train(RunFolder(tmp_path / "run"), tiny(budget), workers=0, fresh=False, screen=SCREEN)
-    assert plan(tiny(budget), 0)["steps"] == state.step
+def test_a_plan_tells_the_steps_that_are_taken(tiny, tmp_path):
+    state = train(RunFolder(tmp_path / "run"), tiny("17"), workers=0, fresh=False, screen=SCREEN)
+    assert plan(tiny("17"), 0)["steps"] == state.step
 
 
 def test_two_steps_then_the_same_model_from_the_disk(tiny, tmp_path):

@@ -39,7 +39,7 @@ ALLOWED |= {
     **dict.fromkeys(FACE, BASE | TOOLS | FACE | {"kernels", "run", "run_folder", "data"}),
     "preview": BASE | TOOLS | {"run", "run_folder"},
     "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
-    "domain": {"families", "data", "run_folder"} | BASE,
+    "domain": {"families", "data", "engine", "run", "run_folder"} | BASE,
     "knobs": {name for row in LADDER for name in row} | {"run", "engine"},
     "recipes": {name for row in LADDER for name in row} | {"run", "run_folder", "engine", "data", "domain", "knobs"},
     # recipes only through run; cli only when run as a program

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Sampling, Training
 from gensys.nn.dit import SIZES, DiT
@@ -31,7 +30,7 @@ def dit(
     domain = open_domain(data, side, aspect)
     width, depth, heads = SIZES[size]
 
-    def build() -> Generative:
+    def prior() -> Generative:
         net = DiT(
             domain.image,
             patch=patch or (4 if domain.latents is None else 2),
@@ -40,18 +39,11 @@ def dit(
             heads=heads,
             classes=domain.classes,
         )
-        prior = system(
+        return system(
             net,
             domain.shape,
-            dropout=dropout if domain.classes else 0.0,
+            dropout=dropout,
             sampler=sampling.sampler(PATH, guided=domain.classes > 0, bounds=domain.bounds),
         )
-        return domain.model(prior)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING | {"aspect"},
-    )
+    return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, Training
 from gensys.paths import EDM
@@ -30,23 +29,16 @@ def edm(
     domain = open_domain(data, size)
     path = EDM()
 
-    def build() -> Generative:
-        prior = system(
+    def prior() -> Generative:
+        return system(
             network.build(domain.shape, classes=domain.classes),
             domain.shape,
             path=path,
             sigma_data=sigma_data,
             mean=level_mean,
             std=level_std,
-            dropout=dropout if domain.classes else 0.0,
+            dropout=dropout,
             sampler=sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds),
         )
-        return domain.model(prior)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING,
-    )
+    return domain.run(prior, training.settings(), SAMPLING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, Times, Training
 from gensys.paths import Linear
@@ -26,21 +25,14 @@ def flow_matching(
     """
     domain = open_domain(data, size)
 
-    def build() -> Generative:
+    def prior() -> Generative:
         classes = domain.classes
-        prior = system(
+        return system(
             network.build(domain.shape, classes=classes),
             domain.shape,
             law=times.build(),
-            dropout=dropout if classes else 0.0,
+            dropout=dropout,
             sampler=sampling.sampler(Linear(), guided=classes > 0, bounds=domain.bounds),
         )
-        return domain.model(prior)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING,
-    )
+    return domain.run(prior, training.settings(), SAMPLING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.errors import DataError
 from gensys.knobs import SAMPLING, Network, Sampling, Training
@@ -31,19 +30,12 @@ def latent_diffusion(
             f"{data!r} is {domain.source.about}, and latent_diffusion models latents: `gensys encode` makes them"
         )
 
-    def build() -> Generative:
-        prior = system(
+    def prior() -> Generative:
+        return system(
             network.build(domain.shape, classes=domain.classes),
             domain.shape,
-            dropout=dropout if domain.classes else 0.0,
+            dropout=dropout,
             sampler=sampling.sampler(PATH, guided=domain.classes > 0),
         )
-        return domain.model(prior)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING | {"aspect"},
-    )
+    return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.errors import DataError
 from gensys.knobs import SAMPLING, Sampling, Training
@@ -32,8 +31,8 @@ def latent_dit(
     if domain.latents is None:
         raise DataError(f"{data!r} is {domain.source.about}, and latent_dit models latents: `gensys encode` makes them")
 
-    def build() -> Generative:
-        prior = flow_dit(
+    def prior() -> Generative:
+        return flow_dit(
             domain.image,
             classes=domain.classes,
             patch=patch,
@@ -43,12 +42,5 @@ def latent_dit(
             dropout=dropout,
             sampler=sampling.sampler(Linear(), guided=domain.classes > 0),
         )
-        return domain.model(prior)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING | {"aspect"},
-    )
+    return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gensys.core import Generative
 from gensys.data.pairs import open_pairs
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, Times, Training
 from gensys.paths import Linear
@@ -32,22 +33,15 @@ def rectified_flow(
     found = open_pairs(pairs, domain.source, domain.shape, domain.normalisation) if pairs else None
     source = domain.source if found is None else found
 
-    def build() -> Generative:
+    def prior() -> Generative:
         classes = domain.classes
-        prior = system(
+        return system(
             network.build(domain.shape, classes=classes),
             domain.shape,
             law=times.build(),
-            dropout=dropout if classes else 0.0,
+            dropout=dropout,
             pairs=None if found is None else found.seed,
             sampler=sampling.sampler(Linear(), guided=classes > 0, bounds=domain.bounds),
         )
-        return domain.model(prior)
 
-    return Run(
-        source=source,
-        rows=split(source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING,
-    )
+    return replace(domain, source=source).run(prior, training.settings(), SAMPLING)

@@ -6,7 +6,6 @@ from typing import Literal
 
 from gensys import targets
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import SAMPLING, Network, Sampling, Training
@@ -38,22 +37,15 @@ def score_sde(
     domain = open_domain(data, size)
     path = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_min, sigma_max)}[sde]
 
-    def build() -> Generative:
-        prior = system(
+    def prior() -> Generative:
+        return system(
             network.build(domain.shape, classes=domain.classes),
             domain.shape,
             path=path,
             target=targets.noise if target == "noise" else targets.score,
             sigma_data=sigma_data,
-            dropout=dropout if domain.classes else 0.0,
+            dropout=dropout,
             sampler=sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds),
         )
-        return domain.model(prior)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING,
-    )
+    return domain.run(prior, training.settings(), SAMPLING)
