@@ -35,6 +35,11 @@ class Denoiser(nn.Module):
     below 2^-24 and above 2^24 are told to the network as these: at the ends of a path the logarithm is infinite.
 
     base: the law of eps. Flow matching may carry any law to the data's; everything else wants it `gaussian`.
+
+    learned_variance: the network returns twice the channels: the target, and v, which says where a reverse step's
+    log-variance lies between its two bounds (Nichol and Dhariwal, 2021, arXiv:2102.09672, equation 15). A call of the
+    denoiser gives the target alone, so that whatever needs no variance works with it as with any other; `whole` and
+    `split` give both.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Denoiser(nn.Module):
         *,
         sigma_data: float | None = None,
         base: Base = gaussian,
+        learned_variance: bool = False,
     ) -> None:
         super().__init__()
         if sigma_data is not None and not 0.0 < sigma_data < math.inf:
@@ -57,9 +63,25 @@ class Denoiser(nn.Module):
         self.target = target
         self.sigma_data = sigma_data
         self.base = base
+        self.learned_variance = learned_variance
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The raw output of the network, (B, *S)."""
+        """The network's estimate of its target, (B, *S)."""
+        return self.split(self.whole(x_t, t, cond))[0]
+
+    def split(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All that the network returns -> (target, mix = (v + 1) / 2); no mix where the variance is not learned.
+
+        v is not bounded. It is -1 at the variance of the posterior and 1 at that of the step forward, as in the
+        authors' code, so a network that starts at 0 starts between them.
+        """
+        if not self.learned_variance:
+            return raw, None
+        output, v = raw.chunk(2, dim=1)
+        return output, 0.5 * (v + 1.0)
+
+    def whole(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """All that the network returns: (B, *S), or (B, 2 C, ...) where the variance is learned."""
         if self.sigma_data is None:
             return self.net(x_t, t, cond)
         c = self.path(t.double())  # in float32 the last bit of a logarithm depends on a row's place in the batch

@@ -21,7 +21,7 @@ from gensys.guidance import Guidance
 from gensys.nn.dit import DiT
 from gensys.nn.mlp import MLP
 from gensys.nn.unet import UNet
-from gensys.paths import Path
+from gensys.paths import Discrete, Path
 from gensys.run import budget_of
 from gensys.solvers import (
     Solver,
@@ -141,7 +141,7 @@ class Network:
     def build(self, shape: tuple[int, ...], *, classes: int, vector: int = 0, outputs: int | None = None) -> nn.Module:
         """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data."""
         if len(shape) == 1:
-            return MLP(shape[0], width=self.width, depth=self.depth, classes=classes, vector=vector)
+            return MLP(shape[0], width=self.width, depth=self.depth, classes=classes, vector=vector, outputs=outputs)
         if len(shape) != 3:
             raise ConfigError(f"images (C, H, W) or vectors (D,) are wanted, and the data are {shape}")
         if self.net == "dit":
@@ -197,6 +197,8 @@ class Sampling:
             times = karras(path, self.steps)
         elif self.grid == "log_snr":
             times = log_snr(path, self.steps)
+        elif self.grid in ("trailing", "leading") and isinstance(path, Discrete):
+            times = GRIDS[self.grid](self.steps, len(path.alpha_bar))
         else:
             times = GRIDS[self.grid](self.steps)
         return times if self.shift == 1.0 else shifted(times, self.shift)

@@ -31,10 +31,15 @@ Target = Callable[[Coefs], tuple[Scalar, Scalar]]
 
 
 class Prediction(NamedTuple):
-    """What every solver receives: the data and the noise that the model sees in x_t. Both (B, *S)."""
+    """What every solver receives: the data and the noise that the model sees in x_t. Both (B, *S).
+
+    mix: where a reverse step's log-variance lies between that of the posterior (0) and that of the step forward (1),
+    (B, *S), of a network that learns it; None of all others.
+    """
 
     x: Any
     eps: Any
+    mix: Any = None
 
 
 def data(c: Coefs) -> tuple[Scalar, Scalar]:

@@ -23,6 +23,10 @@ from gensys.run import recipes, resolve
 from gensys.run_folder import RunFolder
 
 SCREEN = Screen(quiet=True)
+SMALL = {
+    **{"data": "images", "size": "16", "net": "dit", "patch": "4", "width": "16", "depth": "2", "heads": "2"},
+    **{"batch": "8", "precision": "fp32", "steps": "2"},
+}
 TINY = {
     "dit": {"data": "latents", "patch": "4", "batch": "8", "steps": "2", "precision": "fp32", "guidance": "2.0"},
     "edm": {
@@ -34,6 +38,8 @@ TINY = {
         "steps": "2",
         "precision": "fp32",
     },
+    "ddpm": SMALL,
+    "iddpm": SMALL,
     "kl_autoencoder": {
         "data": "images",
         "size": "16",

@@ -72,7 +72,8 @@ class Diffusion(Generative):
         self.denoiser, self.shape = denoiser, shape
         self.objective, self.sampler = objective, sampler
         path, target, times = denoiser.path, denoiser.target, on(denoiser.path, list(sampler.fractions))
-        require_well_posed(path, target, times[:-1])
+        limit = 1e4 if sampler.clip is None else 1e6  # clipping bounds what an error of the network can do
+        require_well_posed(path, target, times[:-1], limit)
         try:
             self._unguided = trace(sampler.solver, path, target, times, sampler.clip)
         except NotLinear:  # such a solver runs eagerly
@@ -99,17 +100,19 @@ class Diffusion(Generative):
         sigma = self.denoiser.path(on(self.denoiser.path, [self.sampler.fractions[0]])[0]).sigma
         return sigma * self.denoiser.base(noise, self.shape, Stream.INITIAL)
 
-    def network(self, cond: Cond) -> Callable[[Tensor, Scalar, bool], Tensor]:
+    def network(
+        self, cond: Cond, denoiser: Callable[[Tensor, Tensor, Cond], Tensor] | None = None
+    ) -> Callable[[Tensor, Scalar, bool], Tensor]:
         """The denoiser for these conditions; in a guided call for twice the rows, the second half without labels.
 
-        t: a float, or a tensor with one time for each row of x.
+        denoiser: what is called, None = the denoiser itself. t: a float, or a tensor with one time for each row of x.
         """
         cond = {name: value for name, value in cond.items() if name not in BY_ROW}
         both = {name: torch.cat([cond[name], value]) for name, value in without(cond).items()}
 
         def call(x: Tensor, t: Scalar, guided: bool) -> Tensor:
             times = t.flatten() if isinstance(t, Tensor) else x.new_full((x.shape[0],), t)
-            return self.denoiser(x, times, both if guided else cond)
+            return (denoiser or self.denoiser)(x, times, both if guided else cond)
 
         return call
 
@@ -192,19 +195,21 @@ class Diffusion(Generative):
 
     def _solve(self, cond: Cond, noise: Noise, see: Callable[[Scalar, Tensor, Prediction], None]) -> Tensor:
         """x_0 of the solver, run eagerly; see: is shown every network call."""
-        path, guidance, network = self.denoiser.path, self.sampler.guidance, self.network(cond)
+        path, guidance, split = self.denoiser.path, self.sampler.guidance, self.denoiser.split
+        network = self.network(cond, self.denoiser.whole)
         bounds = self.sampler.clip
         clip = None if bounds is None else partial(torch.clamp, min=bounds[0], max=bounds[1])
 
         def predict(x: Tensor, t: Scalar) -> Prediction:
             fraction, by_row = self._fraction(t), isinstance(t, Tensor)
             if (guidance.scale if by_row else guidance.at(fraction)) == 1.0:
-                out = network(x, t, False)
+                out, mix = split(network(x, t, False))
             else:
                 twice = torch.cat([t, t]) if by_row else t
-                conditional, reference = network(torch.cat([x, x]), twice, True).chunk(2)
+                both = network(torch.cat([x, x]), twice, True).chunk(2)
+                (conditional, mix), (reference, _) = map(split, both)  # the variance is that of the condition
                 out = guidance.blend(conditional, reference, fraction)
-            prediction = recover(path(t), self.denoiser.target, x, out, clip)
+            prediction = recover(path(t), self.denoiser.target, x, out, clip)._replace(mix=mix)
             see(t, x, prediction)
             return prediction
 

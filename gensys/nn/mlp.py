@@ -13,14 +13,26 @@ __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """net(x_t, t, cond) on (B, dim): residual-free, SiLU, time, label and vector added to the first hidden layer."""
+    """net(x_t, t, cond) on (B, dim): residual-free, SiLU, time, label and vector added to the first hidden layer.
 
-    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, classes: int = 0, vector: int = 0) -> None:
+    outputs: features that are returned, dim unless told (2 dim for a learned variance).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        width: int = 128,
+        depth: int = 3,
+        classes: int = 0,
+        vector: int = 0,
+        outputs: int | None = None,
+    ) -> None:
         super().__init__()
         self.first = Linear(dim, width)
         self.condition = Condition(width, classes=classes, vector=vector)
         self.hidden = nn.ModuleList(Linear(width, width) for _ in range(depth - 1))
-        self.last = Linear(width, dim)
+        self.last = Linear(width, outputs or dim)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         x = torch.nn.functional.silu(self.first(x_t) + self.condition(t, cond))

@@ -1,0 +1,67 @@
+"""Denoising diffusion on images, vectors or latents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from gensys import targets
+from gensys.core import Generative
+from gensys.data.sources import split
+from gensys.domain import open_domain
+from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.objectives.weights import MinSNR, Weight, even, snr_plus_one, truncated_snr
+from gensys.paths import Discrete, cosine_schedule, linear_schedule, scaled_linear_schedule, zero_terminal_snr
+from gensys.run import Run
+from gensys.solvers import ancestral
+from gensys.systems import ddpm as system
+
+SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "scaled_linear": scaled_linear_schedule}
+TARGETS = {"noise": targets.noise, "data": targets.data, "v": targets.v, "velocity": targets.velocity}
+WEIGHTS: dict[str, Weight] = {
+    "even": even,
+    "min_snr": MinSNR(),
+    "snr_plus_one": snr_plus_one,
+    "truncated_snr": truncated_snr,
+}
+
+
+def ddpm(
+    data: str = "mnist",  # images, a table of numbers, or a latent store
+    size: int = 32,  # side of the images, where they have none of their own
+    timesteps: int = 1000,  # T, steps of the schedule that is trained; samples take far fewer, see steps
+    schedule: Literal["linear", "cosine", "scaled_linear"] = "linear",  # of the noise: linear in beta, in its root, ...
+    zero_terminal: bool = False,  # whether the schedule is rescaled to end in pure noise: not for target noise
+    target: Literal["noise", "data", "v", "velocity"] = "noise",  # what the network predicts
+    weight: Literal["even", "min_snr", "snr_plus_one", "truncated_snr"] = "even",  # of the steps in the loss
+    variance: Literal["small", "large"] = "small",  # of ancestral steps: right for data at a point, or of unit variance
+    dropout: float = 0.1,  # probability that a row is trained without its label
+    network: Network = Network(),  # noqa: B008 - a frozen value
+    training: Training = Training(),  # noqa: B008 - a frozen value
+    sampling: Sampling = Sampling(solver="ancestral", steps=50, clip=True),  # noqa: B008 - steps=1000 is the paper's
+) -> Run:
+    """Denoising diffusion (DDPM) on images, tables or latents: noise prediction, sampled by ancestral steps.
+
+    Ho, Jain and Abbeel, 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239, section 4.
+    """
+    domain = open_domain(data, size)
+    bar = SCHEDULES[schedule](timesteps)
+    path = Discrete(zero_terminal_snr(bar) if zero_terminal else bar)
+
+    def build() -> Generative:
+        sampler = sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds)
+        if sampler.solver is ancestral:
+            sampler = replace(sampler, solver=partial(ancestral, variance=variance))
+        model = system.ddpm(
+            network.build(domain.shape, classes=domain.classes),
+            domain.shape,
+            path=path,
+            target=TARGETS[target],
+            weight=WEIGHTS[weight],
+            dropout=dropout if domain.classes else 0.0,
+            sampler=sampler,
+        )
+        return domain.model(model)
+
+    return Run(domain.source, split(domain.source)[0], build, training.settings(), SAMPLING | {"variance"})
