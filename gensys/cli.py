@@ -13,6 +13,7 @@ from gensys.bench.command import bench
 from gensys.commands.data import data
 from gensys.commands.decode import decode
 from gensys.commands.demo import demo
+from gensys.commands.ema import ema
 from gensys.commands.encode import encode
 from gensys.commands.evaluate import evaluate
 from gensys.commands.look import doctor, list_, show
@@ -60,7 +61,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-COMMANDS = (train, encode, sample, decode, reflow, evaluate, report, verify, data, list_, show, doctor, demo, bench)
+COMMANDS = (train, ema, reflow, encode, sample, decode, evaluate, report, verify, data, list_, show, doctor, demo, bench)
 for command in COMMANDS:
     cli.add_command(command)
 

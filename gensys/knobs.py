@@ -96,6 +96,7 @@ class Training:
     precision: Precision = "auto"  # number format of the matrix products: auto, bf16 or fp32
     seed: int = 0  # of weights, order and noise
     recompute: bool = False  # whether activations are computed again in the backward pass: less memory, more time
+    snapshots: int = 0  # snapshots of averages over the run, of which `gensys ema` makes one of any length; 0 = none
 
     def settings(self, spike: float = 20.0) -> Settings:
         """For the loop. spike: see `Settings`; the gradients of healthy runs stay below 3 times their median."""
@@ -107,6 +108,7 @@ class Training:
             seed=self.seed,
             spike=spike,
             recompute=self.recompute,
+            snapshots=self.snapshots,
         )
 
     def steps(self) -> int | None:

@@ -1,6 +1,7 @@
 """The folder of a run, where everything that comes of it lives.
 
-runs/NAME/  run.json  env.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  report.html  log.txt
+runs/NAME/  run.json  env.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  snapshots/  ema/  report.html
+            log.txt
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gensys.run import Spec, knobs_of, nearest, parse, read_recipe
 if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must not wait for torch
     from gensys.core import Codec, Generative
     from gensys.data.latents import LatentSource
+    from gensys.engine.posthoc import Combination
 
 __all__ = ["RunFolder", "open_codec"]
 
@@ -144,11 +146,15 @@ class RunFolder:
     def weights(self, which: str = "newest", tell: Callable[[str], None] | None = None) -> Path:
         """The averaged weights of the newest whole checkpoint, of the best, or of the one of a step ("1200").
 
+        "ema:0.12": those that `average` made of this width.
+
         tell: is given a line about each checkpoint that is damaged and passed over. Raises: RunError if there is none.
         """
         from gensys.engine.checkpoint import best, fault, newest, whole
 
         root = self.path / "checkpoints"
+        if which.startswith("ema:"):
+            return self._made(which.removeprefix("ema:"))
         if which.isdecimal():
             found = root / f"{int(which):08d}"
             if (wrong := fault(found)) is not None:
@@ -156,7 +162,7 @@ class RunFolder:
                 why = wrong if found.exists() else "it is not there"
                 raise RunError(f"{str(found)!r} cannot be used, as {why}: steps that can are {there}")
         elif which not in ("newest", "best"):
-            raise ConfigError(f"'checkpoint' is newest, best or a step, got {which!r}")
+            raise ConfigError(f"'checkpoint' is newest, best, a step or ema:WIDTH, got {which!r}")
         else:
             found = (best if which == "best" else newest)(root, tell)
         if found is None and which == "best" and newest(root) is not None:
@@ -168,6 +174,36 @@ class RunFolder:
             raise RunError(f"{str(self.path)!r} has no whole checkpoint yet: run `gensys train` until it has saved one")
         return found / "average.safetensors"
 
+    def average(self, width: float, step: int | None = None) -> Combination:
+        """Make the average of this relative width from the run's snapshots; kept as ema/WIDTH.safetensors.
+
+        Raises: see `engine.posthoc.reconstruct`.
+        """
+        from safetensors.torch import save
+
+        from gensys.engine.posthoc import reconstruct
+
+        made = reconstruct(self.path / "snapshots", width, step)
+        path = self._ema(width)
+        with durable.explained(path, "saving an average"):
+            path.parent.mkdir(exist_ok=True)
+            durable.replace(path, save(made.tensors))
+        return made
+
+    def _ema(self, width: float) -> Path:
+        return self.path / "ema" / f"{width:g}.safetensors"
+
+    def _made(self, width: str) -> Path:
+        try:
+            path = self._ema(float(width))
+        except ValueError:
+            raise ConfigError(f"'checkpoint' ema:WIDTH has a number for its width, got {width!r}") from None
+        if not path.exists():
+            raise RunError(
+                f"{str(self.path)!r} has no average of width {width}: `gensys ema {self.path} --width {width}` makes it"
+            )
+        return path
+
     def _weights_of(self, digest: str) -> Path:
         """The averaged weights that have this SHA-256.
 
@@ -175,8 +211,8 @@ class RunFolder:
         """
         from gensys.engine.checkpoint import whole
 
-        for directory in whole(self.path / "checkpoints"):
-            path = directory / "average.safetensors"
+        kept = (directory / "average.safetensors" for directory in whole(self.path / "checkpoints"))
+        for path in (*kept, *sorted((self.path / "ema").glob("*.safetensors"))):
             if _sha256(path) == digest:
                 return path
         now = next((_sha256(d / "average.safetensors") for d in whole(self.path / "checkpoints")), "none")

@@ -154,7 +154,7 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 def _clear(folder: RunFolder) -> None:
     """Remove what the verbs wrote into a run's folder, and nothing else: what was made from old weights goes too."""
     stores = ("latents.zarr", "latents.text.zarr", ".latents.zarr.rows", "samples.zarr", "drawn.zarr")
-    for name in ("checkpoints", "tensorboard", "samples", "ray", "judge", *stores):
+    for name in ("checkpoints", "snapshots", "ema", "tensorboard", "samples", "ray", "judge", *stores):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
     kept = ("run.json", "env.json", "metrics.jsonl", OBSERVATIONS, "log.txt", *ORDERS)

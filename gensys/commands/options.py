@@ -32,10 +32,10 @@ damaged_option = click.option(
 )
 checkpoint_option = click.option(
     "--checkpoint",
-    metavar="newest|best|STEP",
+    metavar="newest|best|STEP|ema:WIDTH",
     default="newest",
     show_default=True,
-    help="Whose weights; best = of the lowest loss on held-out rows.",
+    help="Whose weights; best = of the lowest loss on held-out rows; ema:WIDTH = what gensys ema made.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 

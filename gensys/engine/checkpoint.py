@@ -1,6 +1,7 @@
 """Checkpoints: a new directory each, a commit marker last, written in the background, the newest valid one resumed.
 
     checkpoints/00001200/   model.safetensors  average.safetensors  optim.safetensors  state.json  COMMITTED
+                            and profile_WIDTH.safetensors, the averages that snapshots are taken of
 
 Tensors are safetensors, everything else is JSON: nothing is ever unpickled, so a checkpoint from a stranger is data,
 not code. COMMITTED holds the digest of every file. A directory without it, or whose files do not match it, is the trace
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import torch
 from safetensors import SafetensorError
@@ -40,6 +41,7 @@ __all__ = [
     "load_optimizer",
     "load_weights",
     "newest",
+    "profile_file",
     "read_state",
     "save_checkpoint",
     "whole",
@@ -116,14 +118,27 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def checkpoint_tensors(
-    model: nn.Module, average: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], keep: bool = True
+    model: nn.Module,
+    average: nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    keep: bool = True,
+    profiles: Mapping[float, nn.Module] = MappingProxyType({}),
 ) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint holds; the tensors are those of the model, not copies. keep: see `whole_tensors`."""
+    """What a checkpoint holds; the tensors are those of the model, not copies. keep: see `whole_tensors`.
+
+    profiles: width -> the average of that width, where snapshots are taken.
+    """
     return {
         "model.safetensors": whole_tensors(model.state_dict(), keep),
         "average.safetensors": whole_tensors(average.state_dict(), keep),
         "optim.safetensors": whole_tensors(_optimizer_tensors(optimizers), keep),
+        **{profile_file(width): whole_tensors(profile.state_dict(), keep) for width, profile in profiles.items()},
     }
+
+
+def profile_file(width: float) -> str:
+    """Where a checkpoint keeps the average of this width."""
+    return f"profile_{width:g}.safetensors"
 
 
 def whole_tensors(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
@@ -240,7 +255,7 @@ def fault(directory: Path) -> str | None:
         return "its saving did not end"
     except ValueError:  # a marker that is neither JSON nor text is damage too
         marker = None
-    if not isinstance(marker, dict) or marker.keys() != _FILES:
+    if not isinstance(marker, dict) or not marker.keys() >= _FILES:
         return f"{_MARKER} is damaged"
     for name, digest in marker.items():
         try:

@@ -24,12 +24,14 @@ from gensys.engine.checkpoint import (
     load_optimizer,
     load_weights,
     newest,
+    profile_file,
     read_state,
     whole_tensors,
 )
 from gensys.engine.log import Log
 from gensys.engine.optim import adamw, rate
 from gensys.engine.parallel import World, broadcast_weights
+from gensys.engine.posthoc import drop_after, save_snapshot
 from gensys.engine.precision import autocast, resolve
 from gensys.engine.recompute import recompute_blocks
 from gensys.engine.settings import Budget, Settings
@@ -92,13 +94,16 @@ def train(
         )
     model.to(device)
     average = ema.shadow(model)
-    gamma = ema.exponent(settings.ema)
+    profiles = {width: ema.shadow(model) for width in settings.profiles} if settings.snapshots else {}
+    averages = [(average, ema.exponent(settings.ema)), *((p, ema.exponent(width)) for width, p in profiles.items())]
     chief = world.rank == 0
 
     state = State()
     if (found := newest(folder / "checkpoints")) is not None:
         load_weights(model, found / "model.safetensors")
         load_weights(average, found / "average.safetensors")
+        for width, profile in profiles.items():
+            load_weights(profile, found / profile_file(width))
         state = read_state(found)
     broadcast_weights(model, world)
     if settings.recompute:
@@ -107,9 +112,10 @@ def train(
     if shard:
         from gensys.engine.sharding import shard_weights
 
-        broadcast_weights(average, world)
         shown = ema.shadow(average) if chief else average
-        for copy in (model, average):
+        for copy, _ in averages:
+            broadcast_weights(copy, world)
+        for copy in (model, *(copy for copy, _ in averages)):
             shard_weights(copy, world, device, bf16=resolve(settings.precision) == "bf16")
     optimizers = {name: adamw(model.parameters_of(name), settings.optim) for name in dict.fromkeys(model.players)}
     if found is not None:
@@ -117,6 +123,9 @@ def train(
     turns = Turns(model, optimizers, settings, state.norms, world, device)
 
     log = Log(folder, state.step) if chief else None
+    kept = int(settings.budget.progress(state) * settings.snapshots)
+    if chief and profiles:
+        drop_after(folder / "snapshots", state.step)
     clock = time.perf_counter() - state.seconds
     saved_at, pictured = state.seconds, settings.budget.progress(state)
     begun = logged = state.step
@@ -151,9 +160,14 @@ def train(
                     log.write(state.step, {**values, "lr": lr, **clocks})
                     if watch:
                         watch(Progress(state, fraction, values.get("loss", float("nan"))))
+                if int(fraction * settings.snapshots) > kept:  # before saving: a run never goes on beyond a lost one
+                    kept = int(fraction * settings.snapshots)
+                    weights = {width: whole_tensors(p.state_dict(), keep=chief) for width, p in profiles.items()}
+                    if chief:
+                        save_snapshot(folder / "snapshots", state.step, weights)
                 if saving:
                     saved_at = seconds
-                    tensors = checkpoint_tensors(model, average, optimizers, keep=chief)
+                    tensors = checkpoint_tensors(model, average, optimizers, keep=chief, profiles=profiles)
                     _require_finite(tensors["model.safetensors"], state.step)
                     if log:
                         value = _finite(score(shown) if score else None)
@@ -177,7 +191,8 @@ def train(
                     raise TrainingError(_accusation(model, rows, rounds, settings, state.step, device))
                 skipped = state.skipped + (not sound)
                 state = replace(state, step=state.step + 1, images=state.images + settings.batch, skipped=skipped)
-                ema.update(average, model, state.step, gamma)
+                for copy, gamma in averages:
+                    ema.update(copy, model, state.step, gamma)
     finally:
         if log:
             log.close()

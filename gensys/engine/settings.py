@@ -40,6 +40,8 @@ class Settings:
     spike: a turn whose gradient norm is more than so many times the median of the last 64 is skipped; 0 = none is, see
     gensys/engine/guard.py. recompute: activations of a backbone's `blocks` are computed again in the backward pass
     instead of being kept, see gensys/engine/recompute.py: the same bits, less memory, about a third more time.
+    snapshots: how often, evenly over the run, the averages of the widths `profiles` are kept, from which an average of
+    any width is made afterwards, see gensys/engine/posthoc.py; 0 = never, and nothing is averaged but for `ema`.
     """
 
     batch: int
@@ -57,6 +59,8 @@ class Settings:
     accumulate: int = 1
     spike: float = 0.0
     recompute: bool = False
+    snapshots: int = 0
+    profiles: tuple[float, ...] = (0.05, 0.1)  # theirs: from 0.03 to 0.2 is then within a few percent
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -76,5 +80,7 @@ class Settings:
             )
         if self.spike != 0 and not self.spike > 1:
             raise ConfigError(f"'spike' must be 0 (off) or above 1, got {self.spike}: 10 to 100 are usual")
+        if self.snapshots < 0:
+            raise ConfigError(f"'snapshots' must be at least 0, got {self.snapshots}: 16 to 64 are usual, 0 keeps none")
         if not 0 <= self.seed < 1 << 43:  # shifted by 20 bits and added to a step, it must fit torch's 64-bit seed
             raise ConfigError(f"'seed' must lie in [0, 2^43), got {self.seed}")
