@@ -1,4 +1,4 @@
-"""How far one driver goes: `python pipelines/simulate.py --json FILE`, for docs/scaling.py.
+"""How far one driver goes: `python pipelines/simulate.py --json FILE [--only PART ...]`, for docs/scaling.py.
 
 The pool, the store and its commits are the real ones; the encoders of the simulation sleep. What is real work (the
 efficiency of two workers, the overhead of Ray) wants an idle machine.
@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,12 @@ from gensys.pipelines.sample import sample
 from gensys.pipelines.session import Session
 from gensys.pipelines.train import train
 
+from gensys.data import layout
+from gensys.data.channel_moments import MOMENTS, moments_spec, shard_moments
 from gensys.data.latents import statistics as channel_statistics
 from gensys.data.store import ArraySpec, Store
 from gensys.doctor import cores, environment
+from gensys.durable import digest
 from gensys.progress import Screen
 from gensys.run import resolve
 from gensys.run_folder import RunFolder
@@ -40,6 +43,8 @@ __all__ = ["Computing", "Sleeping", "measure"]
 SHAPE = (4, 32, 32)  # latents of 256 x 256 images at a factor of 8
 CHUNK = 64
 ACTORS = (1, 2, 4, 8)
+PARTS = ("handouts", "overhead", "encode", "sample", "commits", "markers")
+TURNS = 3
 MARKERS = 250_000  # 10^9 rows in shards of 4096 are 244,141
 _QUIET = Screen(quiet=True)
 _ARRAYS = {name: ArraySpec(SHAPE, "float16") for name in ("mean", "logvar")} | {"state": ArraySpec((), "uint8")}
@@ -112,11 +117,13 @@ def handouts(session: Session, actors: int, shards: int, seconds: float) -> dict
 
 
 def commits(rows: int, count: int) -> dict[str, Any]:
-    """Seconds to commit a shard of latents, and to write as many bytes to one file and flush it."""
+    """Seconds to take a shard's moments, to commit it, and to write as many bytes to one file and flush it."""
     with _folder() as folder:
-        store = Store.create(folder / "s.zarr", _ARRAYS, rows * count, rows, CHUNK, {})
+        store = Store.create(folder / "s.zarr", _ARRAYS, rows * count, rows, CHUNK, {}, moments_spec(_ARRAYS))
         block = np.random.default_rng(0).standard_normal((rows, *SHAPE)).astype(np.float16)
         arrays = {"mean": block, "logvar": block, "state": np.zeros(rows, np.uint8)}
+        summing = [_seconds(lambda k=k: shard_moments(store, k, arrays)) for k in range(count)]
+        arrays[MOMENTS] = shard_moments(store, 0, arrays)[None]
         taken = [_seconds(lambda k=k: store.commit(k, arrays)) for k in range(count)]
         data = block.tobytes() * 2
 
@@ -127,32 +134,37 @@ def commits(rows: int, count: int) -> dict[str, Any]:
                 os.fsync(file.fileno())
 
         bare = [_seconds(lambda k=k: plain(k)) for k in range(count)]
-        reading = _seconds(lambda: channel_statistics(store))
         checking = _seconds(store.verify)
     return {
         "rows": rows,
         "bytes": len(data),
         "commit_seconds": statistics.median(taken),
         "write_seconds": statistics.median(bare),
-        "statistics_bytes_per_second": len(data) * count / reading,
+        "moments_seconds": statistics.median(summing),
         "verify_bytes_per_second": len(data) * count / checking,
     }
 
 
 def markers(count: int) -> dict[str, Any]:
-    """Seconds to look what is committed in a store of so many shards, to seal it, and to open it sealed."""
+    """Seconds to look what is committed in a store of so many shards, to merge the moments of all of them, to seal it,
+    and to open it sealed. Of the shards' files only the moments are there, which are all that sealing reads.
+    """
     with _folder() as folder:
-        store = Store.create(folder / "s.zarr", {"x": ArraySpec((), "uint8")}, count, 1, 1, {})
-        digests = {"x": "1" * 32}  # zeros would mean that it is not there
+        spec = moments_spec(_ARRAYS)
+        store = Store.create(folder / "s.zarr", {"x": ArraySpec((), "uint8")}, count, 1, 1, {}, spec)
+        moments = layout.encode(spec[MOMENTS], 1, 1, np.ones((1, *spec[MOMENTS].shape)))
+        digests = {"x": "1" * 32, MOMENTS: digest(moments)}  # zeros would mean that it is not there
         record = {"rows": 1, "fingerprint": store.fingerprint, "digests": digests}
         for shard in range(count):
             marker = store.marker(shard)
             if shard % 1000 == 0:
                 marker.parent.mkdir(parents=True)
             marker.write_text(json.dumps({"shard": shard, **record}, sort_keys=True))
+            store.file(MOMENTS, shard).write_bytes(moments)
         before = psutil.Process().memory_info().rss
         scan = [_seconds(store.missing) for _ in range(3)]
         grown = psutil.Process().memory_info().rss - before
+        merging = _seconds(lambda: channel_statistics(store))
         sealing = _seconds(lambda: store.seal({}))
         opening = _seconds(lambda: Store.open(folder / "s.zarr").content())
     return {
@@ -160,22 +172,22 @@ def markers(count: int) -> dict[str, Any]:
         "first_scan_seconds": scan[0],
         "scan_seconds": statistics.median(scan),
         "scan_memory_bytes": max(grown, 0),
+        "merge_seconds": merging,
         "seal_seconds": sealing,
         "open_seconds": opening,
     }
 
 
-def efficiency(session: Session, quick: bool) -> dict[str, Any]:
-    """Encoding and sampling: seconds with one worker and with two, one thread each."""
-    found: dict[str, Any] = {}
+def efficiency(session: Session, quick: bool, verb: str) -> dict[str, Any]:
+    """Seconds to encode or to sample with one worker and with two, one thread each; in turns, and the median of each.
+
+    The gain is the median of those of the turns, which a change of the machine's load between two turns leaves alone.
+    """
     with _folder() as folder:
         tiny = {"budget": "64", "batch": "16", "precision": "fp32", "width": "8" if quick else "64"}
         codec, flow = RunFolder(folder / "codec"), RunFolder(folder / "flow")
         train(codec, resolve("kl_autoencoder", {"data": "mnist", **tiny}), workers=0, fresh=False, screen=_QUIET)
-        encode(codec, folder / "z.zarr", data=None, shard=None, workers=0, screen=_QUIET)
-        tiny |= {"data": str(folder / "z.zarr"), "width": "16" if quick else "128"}
-        train(flow, resolve("latent_dit", tiny), workers=0, fresh=False, screen=_QUIET)
-        count = 256 if quick else 2048
+        count = 256 if quick else 1024
 
         def encoding(pool: Pool, out: Path) -> None:
             encode(codec, out, data=None, shard=128, workers=0, screen=_QUIET, pool=pool)
@@ -184,15 +196,24 @@ def efficiency(session: Session, quick: bool) -> dict[str, Any]:
             more = {"seed": 0, "label": None, "overrides": {}, "shard": 64, "workers": 0}
             sample(flow, out, ids=range(count), screen=_QUIET, pool=pool, **more)
 
-        for name, job in (("encode", encoding), ("sample", sampling)):
-            taken = {}
-            for workers in (1, 2):
-                pool = Pool(workers, session, cpus=0)
-                job(pool, folder / f"{name}-{workers}-first.zarr")  # the worker has loaded and touched all it needs
-                taken[workers] = _seconds(lambda n=name, w=workers, p=pool, j=job: j(p, folder / f"{n}-{w}.zarr"))
-                pool.close()
-            found[name] = {"one": taken[1], "two": taken[2], "gain": taken[1] / taken[2]}
-    return found
+        if verb == "sample":
+            encode(codec, folder / "z.zarr", data=None, shard=None, workers=0, screen=_QUIET)
+            tiny |= {"data": str(folder / "z.zarr"), "width": "16" if quick else "128"}
+            train(flow, resolve("latent_dit", tiny), workers=0, fresh=False, screen=_QUIET)
+        job = encoding if verb == "encode" else sampling
+        pools = {workers: Pool(workers, session, cpus=0) for workers in (1, 2)}
+        taken: dict[int, list[float]] = {1: [], 2: []}
+        for turn in range(1 if quick else 1 + TURNS):
+            for workers, pool in pools.items():
+                out = folder / f"{turn}-{workers}.zarr"
+                taken[workers].append(_seconds(lambda p=pool, o=out: job(p, o)))
+                shutil.rmtree(out)
+        for pool in pools.values():
+            pool.close()
+    one, two = (taken[workers] if quick else taken[workers][1:] for workers in (1, 2))  # at first a worker loads
+    gains = [a / b for a, b in zip(one, two, strict=True)]
+    median = statistics.median
+    return {"one": median(one), "two": median(two), "gain": median(gains), "gains": gains}
 
 
 def overhead(session: Session, seconds: float) -> dict[str, Any]:
@@ -211,30 +232,45 @@ def overhead(session: Session, seconds: float) -> dict[str, Any]:
     return {"shard_seconds": loop / 2, "bare": loop, "ray": ray, "overhead": ray / loop - 1}
 
 
-def measure(quick: bool) -> dict[str, Any]:
-    """All of it. quick: tiny, to see that it works; the figures then mean nothing."""
+def measure(quick: bool, only: Sequence[str] = PARTS) -> dict[str, Any]:
+    """The parts named, and the machine. quick: tiny, to see that it works; the figures then mean nothing."""
     shards = 200 if quick else 2000
+    load: dict[str, float] = {}
+    document: dict[str, Any] = {"quick": quick, "machine": {"cores": cores(), **environment()}, "load": load}
+
+    def asked(part: str) -> bool:
+        if part in only:
+            load[part] = os.getloadavg()[0]
+        return part in only
+
     with Session(max(ACTORS)) as session:
         session.ready()
-        document: dict[str, Any] = {
-            "quick": quick,
-            "machine": {"cores": cores(), "load": os.getloadavg()[0], **environment()},
-            "handouts": [handouts(session, n, shards, 0.0) for n in (ACTORS[:2] if quick else ACTORS)],
-            "busy": handouts(session, ACTORS[-1], shards // 5, 0.02),
-            "overhead": overhead(session, 0.2 if quick else 10.0),
-            "efficiency": efficiency(session, quick),
-        }
-    document["commits"] = [commits(rows, 2 if quick else 5) for rows in ((64,) if quick else (256, 1024, 4096))]
-    document["markers"] = markers(2000 if quick else MARKERS)
-    return {**document, "driver_bytes": psutil.Process().memory_info().rss, "load_after": os.getloadavg()[0]}
+        if asked("handouts"):
+            document["handouts"] = [handouts(session, n, shards, 0.0) for n in (ACTORS[:2] if quick else ACTORS)]
+            document["busy"] = handouts(session, ACTORS[-1], shards // 5, 0.02)
+        if asked("overhead"):
+            document["overhead"] = overhead(session, 0.2 if quick else 10.0)
+        for verb in ("encode", "sample"):
+            if asked(verb):
+                document[verb] = efficiency(session, quick, verb)
+    if asked("commits"):
+        document["commits"] = [commits(rows, 2 if quick else 5) for rows in ((64,) if quick else (256, 1024, 4096))]
+    if asked("markers"):
+        document["markers"] = markers(2000 if quick else MARKERS)
+        document["driver_bytes"] = psutil.Process().memory_info().rss
+    return document
 
 
 @click.command()
 @click.option("--json", "target", type=click.Path(path_type=Path), required=True, help="Where the figures go.")
 @click.option("--quick", is_flag=True, help="Tiny, to see that it works: the figures mean nothing.")
-def main(target: Path, quick: bool) -> None:
+@click.option("--only", multiple=True, type=click.Choice(PARTS), help="Measure this part, and keep FILE's others.")
+def main(target: Path, quick: bool, only: Sequence[str]) -> None:
     """Measure what docs/scaling.py extrapolates from."""
-    target.write_text(json.dumps(measure(quick), indent=2) + "\n")
+    before = json.loads(target.read_text()) if only else {}
+    now = measure(quick, only or PARTS)
+    now["load"] = before.get("load", {}) | now["load"]
+    target.write_text(json.dumps(before | now, indent=2) + "\n")
 
 
 if __name__ == "__main__":

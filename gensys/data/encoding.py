@@ -124,7 +124,7 @@ class Encoding:
             store = self._create() if self.old is None else _made(self.work, self._create)
             if store.missing():
                 identity = store.fingerprint
-                _made(self.rows, lambda: self.manifest.write(self.rows, self.shard, self.chunk, identity))
+                _made(self.rows, lambda: self.manifest.write(self.rows, self.chunk, identity))
         if self.old is not None:
             touched = set((np.flatnonzero(self.manifest.touched) // self.shard).tolist())
             # a longer name makes every file of names longer

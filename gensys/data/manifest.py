@@ -23,7 +23,7 @@ __all__ = ["GOOD", "QUARANTINED", "REMOVED", "STATES", "Manifest", "from_bytes",
 GOOD, QUARANTINED, REMOVED = 0, 1, 2
 STATES = ("good", "quarantined", "removed")
 _WIDTH = 64  # names have a multiple of so many bytes: a name that is a little longer need not change every shard
-_PART = 65536  # rows asked for at once
+_PART = 65536  # rows asked for, and written, at once: a file of names has 4 MB, or a few times as many
 
 
 def to_bytes(names: Sequence[str], width: int = 0) -> npt.NDArray[np.uint8]:
@@ -133,8 +133,13 @@ class Manifest:
         appended = len(self) - self.kept
         return {"appended": appended, "again": int(self.todo.sum()) - appended, "marked": int(self.marked.sum())}
 
-    def write(self, path: Path, shard: int, chunk: int, identity: str) -> Store:
-        """Put it into a store at `path`, or go on with one that was begun for the same `identity`."""
+    def write(self, path: Path, chunk: int, identity: str) -> Store:
+        """Put it into a store at `path`, or go on with one that was begun for the same `identity`.
+
+        Its files are as long as `_PART` allows, whatever the shards of the latents: no worker begins before it is
+        written, and with a file for each of many small shards that took longer than the look at the data.
+        """
+        shard = min(max(1, _PART // chunk), -(-len(self) // chunk)) * chunk
         arrays = {
             "source": self.source,
             "digest": self.digest,
