@@ -61,7 +61,23 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-COMMANDS = (train, ema, reflow, encode, sample, decode, evaluate, report, verify, data, list_, show, doctor, demo, bench)
+COMMANDS = (
+    train,
+    ema,
+    reflow,
+    encode,
+    sample,
+    decode,
+    evaluate,
+    report,
+    verify,
+    data,
+    list_,
+    show,
+    doctor,
+    demo,
+    bench,
+)
 for command in COMMANDS:
     cli.add_command(command)
 

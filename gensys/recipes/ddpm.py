@@ -8,7 +8,6 @@ from typing import Literal
 
 from gensys import targets
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, Training
 from gensys.objectives.weights import MinSNR, Weight, even, snr_plus_one, truncated_snr
@@ -49,19 +48,18 @@ def ddpm(
     bar = SCHEDULES[schedule](timesteps)
     path = Discrete(zero_terminal_snr(bar) if zero_terminal else bar)
 
-    def build() -> Generative:
+    def prior() -> Generative:
         sampler = sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds)
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
-        model = system.ddpm(
+        return system.ddpm(
             network.build(domain.shape, classes=domain.classes),
             domain.shape,
             path=path,
             target=TARGETS[target],
             weight=WEIGHTS[weight],
-            dropout=dropout if domain.classes else 0.0,
+            dropout=dropout,
             sampler=sampler,
         )
-        return domain.model(model)
 
-    return Run(domain.source, split(domain.source)[0], build, training.settings(), SAMPLING | {"variance"})
+    return domain.run(prior, training.settings(), SAMPLING | {"variance"})

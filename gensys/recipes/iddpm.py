@@ -8,7 +8,6 @@ from typing import Literal
 
 from gensys import targets
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, Training
 from gensys.likelihood import bin_width
@@ -42,20 +41,19 @@ def iddpm(
     domain = open_domain(data, size)
     path = Discrete(SCHEDULES[schedule](timesteps))
 
-    def build() -> Generative:
+    def prior() -> Generative:
         sampler = sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds)
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
-        model = system.iddpm(
+        return system.iddpm(
             network.build(domain.shape, classes=domain.classes, outputs=2 * domain.shape[0]),
             domain.shape,
             path=path,
             target=TARGETS[target],
             share=share,
             width=bin_width() if domain.bounds else None,  # images have 8 bits
-            dropout=dropout if domain.classes else 0.0,
+            dropout=dropout,
             sampler=sampler,
         )
-        return domain.model(model)
 
-    return Run(domain.source, split(domain.source)[0], build, training.settings(), SAMPLING | {"variance"})
+    return domain.run(prior, training.settings(), SAMPLING | {"variance"})
