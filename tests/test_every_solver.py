@@ -7,6 +7,7 @@ import pytest
 import torch
 from solvers.gaussian import LINEAR, NONLINEAR, PATHS, exact, flow, grid, no_noise, target_of
 
+from gensys.guidance import Clip, Rescale, Threshold
 from gensys.noise import Noise, Stream
 from gensys.paths import VP, Coefs, Cosine, Linear
 from gensys.solvers import dpmpp_2m, dpmpp_3m, euler, heun, plms, rk4, unipc
@@ -19,6 +20,13 @@ from gensys.times import uniform
 NOISE = Noise(1, torch.arange(3))
 per_path = pytest.mark.parametrize("path", PATHS, ids=lambda p: str(p).split("(", 1)[0] + f"-{PATHS.index(p)}")
 per_linear = pytest.mark.parametrize("name", LINEAR)
+
+CORRECTED = [  # (scale, nodes, the same for `model`)
+    (1.0, [], {}),
+    (2.5, [], {}),
+    (2.5, [Clip(-0.8, 0.9)], {"bounds": (-0.8, 0.9)}),
+    (2.5, [Rescale(0.7), Threshold(70.0)], {"phi": 0.7, "percentile": 70.0}),
+]
 
 
 def start(path, t):
@@ -38,17 +46,27 @@ def weak(x, t):
     return 0.5 * torch.cos(x)
 
 
-def model(path, target, scale=1.0, bounds=None):
-    """An eager model: guided, then clipped, keeping x_t = alpha x + sigma eps."""
+def spread(x):
+    return x.sub(x.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt()
+
+
+def model(path, target, scale=1.0, phi=0.0, percentile=0.0, bounds=None):
+    """An eager model: guided, rescaled, then thresholded or clipped, keeping x_t = alpha x + sigma eps."""
 
     def predict(x, t):
         c, out = path(t), network(x, t)
+        data = conditional = recover(c, target, x, out).x
         if scale != 1.0:
             out = weak(x, t) + scale * (out - weak(x, t))
-        p = recover(c, target, x, out)
-        if bounds is None:
-            return p
-        data = p.x.clamp(*bounds)
+            data = recover(c, target, x, out).x
+            data = data * (phi * spread(conditional) / spread(data) + 1 - phi)
+        if percentile:
+            s = data.abs().quantile(percentile / 100, 1, keepdim=True).clamp(min=1)
+            data = torch.maximum(torch.minimum(data, s), -s) / s
+        if bounds:
+            data = data.clamp(*bounds)
+        if not (phi or percentile or bounds):
+            return recover(c, target, x, out)
         return Prediction(data, (x - c.alpha * data) / c.sigma)
 
     return predict
@@ -61,8 +79,8 @@ def test_the_table_is_the_eager_run(path, name):
     for n in (1, 2, 7):
         times = grid(path, name, uniform(n))
         x = start(path, times[0])
-        for scale, bounds in ((1.0, None), (2.5, None), (2.5, (-0.8, 0.9))):
-            table = guide(trace(solver, path, target, times, bounds), lambda t, scale=scale: scale)
+        for scale, nodes, corrected in CORRECTED:
+            table = guide(trace(solver, path, target, times, nodes), lambda t, scale=scale: scale)
 
             def net(y, t, guided):
                 return (
@@ -72,7 +90,7 @@ def test_the_table_is_the_eager_run(path, name):
                 )
 
             got = execute(table, net, x, NOISE)
-            want = solver(model(path, target, scale, bounds), path, x, times, draw)
+            want = solver(model(path, target, scale, **corrected), path, x, times, draw)
             # coefficients of opposite signs cancel: what is left is judged by the size of the state
             torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10 * float(x.abs().max()))
 

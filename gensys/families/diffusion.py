@@ -15,9 +15,10 @@ from torch import Tensor
 
 from gensys.core import Batch, Cond, Generative, Loss
 from gensys.denoiser import Denoiser
-from gensys.guidance import Guidance, without
+from gensys.guidance import Clip, Guidance, Node, Rescale, Threshold, correct, without
 from gensys.kernels.linear import frozen
 from gensys.likelihood import Hutchinson, log_prob
+from gensys.nn.embed import taken_by
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import denoise
 from gensys.objectives.objective import Objective
@@ -42,20 +43,40 @@ class Sampler:
 
     fractions: the grid, from 1 (noise) to 0 (data), as fractions of the path's span. clip: (low, high), the interval
     that every (guided) estimate of the data is clipped to, for data of known bounds; None = as the network has it.
+    threshold: a percentile, see `guidance.Threshold`, for data in [-1, 1]; 0 = off.
     """
 
     solver: Solver = heun
     fractions: tuple[float, ...] = tuple(uniform(20))
     guidance: Guidance = Guidance()  # noqa: RUF009 - a frozen value
     clip: tuple[float, float] | None = None
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ValueError(f"'clip' must be (low, high) with low < high, got {self.clip}")
+        if self.clip is not None and self.threshold:
+            raise ValueError(
+                f"'threshold' {self.threshold:g} clips estimates by itself, and 'clip' is {self.clip}: give one of them"
+            )
+        _ = self.nodes  # which check their own values
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """What is done to every estimate of the data, in turn."""
+        nodes: list[Node] = [Rescale(self.guidance.rescale)] if self.guidance.rescale else []
+        if self.threshold:
+            nodes.append(Threshold(self.threshold))
+        if self.clip is not None:
+            nodes.append(Clip(*self.clip))
+        return tuple(nodes)
 
 
 class Diffusion(Generative):
     """A denoiser with what it minimises and how it samples. shape: of one datum.
+
+    open_reference: None, guidance is away from the same network without its condition. What returns a weaker denoiser,
+    of the same path and target: away from that one, with the same condition (autoguidance: Karras et al., 2024,
+    "Guiding a diffusion model with a bad version of itself", arXiv:2406.02507). It is called once, when something is
+    drawn. The reference is no submodule: it is neither trained nor saved with this model.
 
     Raises: ValueError when the denoiser's target cannot be inverted at a time where the sampler calls the network.
     """
@@ -67,15 +88,18 @@ class Diffusion(Generative):
         *,
         objective: Objective = denoise,
         sampler: Sampler = Sampler(),
+        open_reference: Callable[[], Denoiser] | None = None,
     ) -> None:
         super().__init__()
+        self._open_reference = open_reference
+        self._reference: tuple[Denoiser, ...] = ()  # in a tuple, where nn.Module does not look for submodules
         self.denoiser, self.shape = denoiser, shape
         self.objective, self.sampler = objective, sampler
         path, target, times = denoiser.path, denoiser.target, on(denoiser.path, list(sampler.fractions))
         limit = 1e4 if sampler.clip is None else 1e6  # clipping bounds what an error of the network can do
         require_well_posed(path, target, times[:-1], limit)
         try:
-            self._unguided = trace(sampler.solver, path, target, times, sampler.clip)
+            self._unguided = trace(sampler.solver, path, target, times, sampler.nodes)
         except NotLinear:  # such a solver runs eagerly
             self._unguided = None
         self.table = None if self._unguided is None else self._guided(self._unguided, sampler.guidance)
@@ -86,7 +110,30 @@ class Diffusion(Generative):
 
     @property
     def conditions(self) -> frozenset[str]:
-        return BY_ROW | {"label"}
+        """What the network takes, and "guidance" and "seed" row by row; see `sample`."""
+        return BY_ROW | taken_by(self.denoiser)
+
+    @property
+    def reference(self) -> Denoiser | None:
+        """What guidance is away from; None = the denoiser itself, without its condition.
+
+        Raises: ValueError if it is of another path or target, or one of the two alone learned a variance.
+        """
+        if self._open_reference is None:
+            return None
+        if not self._reference:
+            opened, own = self._open_reference(), self.denoiser
+            if (opened.path, opened.target) != (own.path, own.target):
+                raise ValueError(
+                    f"'open_reference' must return a denoiser of the path {own.path} and the target {own.target}, as "
+                    f"the guided one has them, got {opened.path} and {opened.target}"
+                )
+            if opened.learned_variance != own.learned_variance:
+                raise ValueError(
+                    "'open_reference' must return a denoiser that learned a variance if the guided one did"
+                )
+            self._reference = (opened.requires_grad_(False).eval(),)
+        return self._reference[0]
 
     def _fraction(self, t: Scalar) -> Scalar:
         low, high = self.denoiser.path.span
@@ -100,19 +147,24 @@ class Diffusion(Generative):
         sigma = self.denoiser.path(on(self.denoiser.path, [self.sampler.fractions[0]])[0]).sigma
         return sigma * self.denoiser.base(noise, self.shape, Stream.INITIAL)
 
-    def network(
-        self, cond: Cond, denoiser: Callable[[Tensor, Tensor, Cond], Tensor] | None = None
-    ) -> Callable[[Tensor, Scalar, bool], Tensor]:
-        """The denoiser for these conditions; in a guided call for twice the rows, the second half without labels.
+    def network(self, cond: Cond, *, whole: bool = False) -> Callable[[Tensor, Scalar, bool], Tensor]:
+        """The denoiser for these conditions; in a guided call for twice the rows, the second half by the reference.
 
-        denoiser: what is called, None = the denoiser itself. t: a float, or a tensor with one time for each row of x.
+        whole: with what the network outputs besides its target. t: a float, or a tensor with one time for each row of x.
         """
         cond = {name: value for name, value in cond.items() if name not in BY_ROW}
         both = {name: torch.cat([cond[name], value]) for name, value in without(cond).items()}
+        reference = self.reference
+
+        def outputs(denoiser: Denoiser, x: Tensor, times: Tensor, cond: Cond) -> Tensor:
+            return denoiser.whole(x, times, cond) if whole else denoiser(x, times, cond)
 
         def call(x: Tensor, t: Scalar, guided: bool) -> Tensor:
             times = t.flatten() if isinstance(t, Tensor) else x.new_full((x.shape[0],), t)
-            return (denoiser or self.denoiser)(x, times, both if guided else cond)
+            if not guided or reference is None:
+                return outputs(self.denoiser, x, times, both if guided else cond)
+            halves = zip((self.denoiser, reference.to(x.device)), x.chunk(2), times.chunk(2), strict=True)
+            return torch.cat([outputs(denoiser, half, t, cond) for denoiser, half, t in halves])
 
         return call
 
@@ -195,13 +247,11 @@ class Diffusion(Generative):
 
     def _solve(self, cond: Cond, noise: Noise, see: Callable[[Scalar, Tensor, Prediction], None]) -> Tensor:
         """x_0 of the solver, run eagerly; see: is shown every network call."""
-        path, guidance, split = self.denoiser.path, self.sampler.guidance, self.denoiser.split
-        network = self.network(cond, self.denoiser.whole)
-        bounds = self.sampler.clip
-        clip = None if bounds is None else partial(torch.clamp, min=bounds[0], max=bounds[1])
+        path, target, nodes = self.denoiser.path, self.denoiser.target, self.sampler.nodes
+        guidance, split, network = self.sampler.guidance, self.denoiser.split, self.network(cond, whole=True)
 
         def predict(x: Tensor, t: Scalar) -> Prediction:
-            fraction, by_row = self._fraction(t), isinstance(t, Tensor)
+            c, fraction, by_row, unguided = path(t), self._fraction(t), isinstance(t, Tensor), None
             if (guidance.scale if by_row else guidance.at(fraction)) == 1.0:
                 out, mix = split(network(x, t, False))
             else:
@@ -209,7 +259,9 @@ class Diffusion(Generative):
                 both = network(torch.cat([x, x]), twice, True).chunk(2)
                 (conditional, mix), (reference, _) = map(split, both)  # the variance is that of the condition
                 out = guidance.blend(conditional, reference, fraction)
-            prediction = recover(path(t), self.denoiser.target, x, out, clip)._replace(mix=mix)
+                unguided = recover(c, target, x, conditional).x if nodes else None
+            corrected = partial(correct, nodes, conditional=unguided) if nodes else None
+            prediction = recover(c, target, x, out, corrected)._replace(mix=mix)
             see(t, x, prediction)
             return prediction
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gensys.core import Cond
 from gensys.nn.linear import Linear
 
-__all__ = ["Condition", "LabelEmbedding", "TimeEmbedding", "grid_positions", "sinusoid"]
+__all__ = ["Condition", "LabelEmbedding", "TimeEmbedding", "grid_positions", "sinusoid", "taken_by"]
 
 
 def sinusoid(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
@@ -91,3 +91,14 @@ class Condition(nn.Module):
     def forward(self, t: Tensor, cond: Cond) -> Tensor:
         c = self.time(t) + self.label(cond, t.shape[0])
         return c if self.vector is None else c + self.vector(cond, t.shape[0])
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """The names in `cond` that make a difference."""
+        return frozenset(({"label"} if self.label.classes else set()) | ({"vector"} if self.vector else set()))
+
+
+def taken_by(net: nn.Module) -> frozenset[str]:
+    """The names in `cond` that a network takes, by the `Condition`s in it; one that has none may take a label."""
+    found = [module.taken for module in net.modules() if isinstance(module, Condition)]
+    return frozenset().union(*found) if found else frozenset({"label"})

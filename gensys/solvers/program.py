@@ -10,17 +10,22 @@ use, so that most solvers need one buffer: x_s is written over x_t, element by e
     output    what the network returned, read where it is: B rows, or 2B after a guided call
 
 Register 2 s is the first B rows of slot s, register 2 s + 1 the second.
+
+Clipping is done within a sum. Any other node (trace.py) wants the whole estimate of a row at once, so it stands between
+two stages: the first makes the estimate, torch corrects it in its slot, the second goes on from there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from gensys.guidance import Clip, Node
 from gensys.kernels.combine import MAX_TERMS
-from gensys.solvers.trace import Symbol, Table, Terms
+from gensys.solvers.trace import Call, Symbol, Table, Terms
 
-__all__ = ["Kind", "Pass", "Program", "Stage", "assemble"]
+__all__ = ["Correction", "Kind", "Pass", "Program", "Stage", "assemble"]
 
 Kind = Literal["x", "rows", "twice", "scratch", "output"]
 
@@ -37,11 +42,20 @@ class Pass(NamedTuple):
     twice: bool = False  # into the register out + 1 as well
 
 
-class Stage(NamedTuple):
-    """What happens between two network calls (csrc/ops/stepper.cpp knows the order of these fields, and of Pass).
+class Correction(NamedTuple):
+    """The slot `estimate` becomes what the nodes make of it and of the slot `conditional`, in turn."""
 
-    output: the slot for what the call before has returned; None before the first call. state: the slot of what the next
-    call is to see, or of x_0. released: the slots of outputs that no later stage reads.
+    nodes: tuple[Node, ...]
+    estimate: int
+    conditional: int | None
+
+
+class Stage(NamedTuple):
+    """What happens between two network calls, or on one side of a correction.
+
+    csrc/ops/stepper.cpp knows the order of these fields, and of Pass. output: the slot for what the call before has
+    returned; None if there was none. state: the slot of what the next call is to see, or of the estimate that is
+    corrected next, or of x_0. released: the slots of outputs that no later stage reads.
     """
 
     output: int | None
@@ -52,29 +66,55 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """calls: (t, guided) of every network call. stages: one more, as the last one makes x_0. slots: of what kind."""
+    """calls: (t, guided) of every network call. corrections: what stands between the two stages that follow a call;
+    None = one stage follows it. stages: the first comes before all calls, the last makes x_0. slots: of what kind."""
 
     calls: tuple[tuple[float, bool], ...]
+    corrections: tuple[Correction | None, ...]
     stages: tuple[Stage, ...]
     slots: tuple[Kind, ...]
 
 
 class _Value(NamedTuple):
-    """What a stage computes: C of the call before it, then the input of the next call (in the last stage: x_0)."""
+    """What a stage computes: C of the call before it, then the input of the next call (in the last stage: x_0).
+
+    Where a node compares, "Q", the conditional estimate, comes before C. kept: C must have a buffer of its own.
+    """
 
     symbol: Symbol
     terms: Terms
     clip: tuple[float, float] | None = None
     guided: bool = False
+    kept: bool = False
 
 
-def _values(table: Table) -> list[list[_Value]]:
+class _Step(NamedTuple):
+    """What a stage is made of. answer: the call that has just been answered, if any. nodes: what follows the stage."""
+
+    values: list[_Value]
+    answer: int | None
+    nodes: tuple[Node, ...] = ()
+
+
+def _steps(table: Table) -> Iterator[_Step]:
     inputs = [*((call.input, call.guided) for call in table.calls), (table.output, False)]
-    stages = [[_Value(Symbol("I", k), terms, None, guided)] for k, (terms, guided) in enumerate(inputs)]
-    for k, call in enumerate(table.calls):
-        if call.estimate is not None:
-            stages[k + 1].insert(0, _Value(Symbol("C", k), call.estimate, table.clip))
-    return stages
+    aims = [_Value(Symbol("I", k), terms, guided=guided) for k, (terms, guided) in enumerate(inputs)]
+    yield _Step([aims[0]], None)
+    for k, (call, aim) in enumerate(zip(table.calls, aims[1:], strict=True)):
+        if call.estimate is None:
+            yield _Step([aim], k)
+        elif _corrected(call):
+            compared = [] if call.conditional is None else [_Value(Symbol("Q", k), call.conditional, kept=True)]
+            yield _Step([*compared, _Value(Symbol("C", k), call.estimate, kept=True)], k, call.nodes)
+            yield _Step([aim], None)
+        else:
+            clip = next(((node.low, node.high) for node in call.nodes if isinstance(node, Clip)), None)
+            yield _Step([_Value(Symbol("C", k), call.estimate, clip), aim], k)
+
+
+def _corrected(call: Call) -> bool:
+    """Whether a call has nodes that no sum can do; a single clip it can."""
+    return len(call.nodes) > 1 or any(not isinstance(node, Clip) for node in call.nodes)
 
 
 def _home(symbol: Symbol) -> Symbol:
@@ -111,29 +151,35 @@ class _Memory:
 def assemble(table: Table) -> Program:
     """The program of a table: the same sums, in the same order."""
     stages: list[Stage] = []
-    values = _values(table)
-    order = [value for stage in values for value in stage]
-    memory = _Memory({_home(s): i for i, value in enumerate(order) for s in value.terms})
+    corrections: list[Correction | None] = []
+    steps = list(_steps(table))
+    order = [value for step in steps for value in step.values]
+    last_use = {_home(s): i for i, value in enumerate(order) for s in value.terms}
+    # A conditional estimate is read by the nodes, between the value after it and the next one.
+    memory = _Memory(last_use | {value.symbol: i + 2 for i, value in enumerate(order) if value.symbol.kind == "Q"})
     i = 0
-    for k, stage in enumerate(values):
-        output = memory.take(Symbol("F", k - 1), "output") if k else None
+    for step in steps:
+        output = None if step.answer is None else memory.take(Symbol("F", step.answer), "output")
         passes: list[Pass] = []
-        for value in stage:
+        for value in step.values:
             passes += _passes(value, i, memory)
             i += 1
-        state = memory.slot[Symbol("I", k)]
+        state = memory.slot[step.values[-1].symbol]
+        if step.answer is not None:
+            compared = memory.slot.get(Symbol("Q", step.answer))
+            corrections.append(Correction(step.nodes, state, compared) if step.nodes else None)
         memory.forget(i - 1)
         free = set(range(len(memory.kinds))) - set(memory.slot.values())
         released = tuple(s for s in sorted(free) if memory.kinds[s] == "output")
         stages.append(Stage(output, tuple(passes), state, released))
     calls = tuple((call.t, call.guided) for call in table.calls)
-    return Program(calls, tuple(stages), tuple(memory.kinds))
+    return Program(calls, tuple(corrections), tuple(stages), tuple(memory.kinds))
 
 
 def _passes(value: _Value, i: int, memory: _Memory) -> list[Pass]:
     """Value i, in passes that `combine` can take."""
-    symbol, terms, clip, guided = value
-    if terms == {Symbol("X"): 1.0} and not (clip or guided):  # the first input, as a rule: no need for a copy
+    symbol, terms, clip, guided, kept = value
+    if terms == {Symbol("X"): 1.0} and not (clip or guided or kept):  # the first input, as a rule: no need for a copy
         memory.slot[symbol] = 0
         return []
     tensors = [(memory.register(s), c) for s, c in terms.items() if s.kind != "Z"]
@@ -141,7 +187,7 @@ def _passes(value: _Value, i: int, memory: _Memory) -> list[Pass]:
     if len(tensors) <= MAX_TERMS:
         memory.forget(i)  # in one pass, elements are read before one is written: the sum may replace what it reads last
     # C_k is followed by the input of the next call, and mostly read there only.
-    brief = symbol.kind == "C" and memory.last_use.get(symbol, i) <= i + 1
+    brief = symbol.kind == "C" and not kept and memory.last_use.get(symbol, i) <= i + 1
     out = 2 * memory.take(symbol, "scratch" if brief else "twice" if guided else "rows")
     *sums, last = _sums(out, tensors, draws)
     return [*sums, last._replace(clip=clip, twice=guided)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gensys import native
+from gensys.guidance import correct
 from gensys.kernels.combine import combine
 from gensys.kernels.dispatch import choose
 from gensys.kernels.out import shares_memory
@@ -67,16 +68,23 @@ class Walk:
         shapes = {"rows": x.shape, "twice": self._twice}
         self._slots = {0: x, **{s: x.new_empty(shapes[kind]) for s, kind in enumerate(program.slots) if kind in shapes}}
         self._driver = _driver(program, self._slots, noise)
-        self._pending = iter(zip(program.calls, program.stages[1:], strict=True))
-        self._driver.advance(None)
-        self.state = self._slots[program.stages[0].state]
+        self._pending, self._stages = iter(zip(program.calls, program.corrections, strict=True)), iter(program.stages)
+        self.state = x
+        self._stage(None)
 
     def advance(self, output: Tensor) -> None:
         """Go on to the next call, given what the network returned for `state`. ValueError: see `run`."""
-        (t, guided), stage = next(self._pending)
+        (t, guided), correction = next(self._pending)
         _check(output, self._twice if guided else self._x.shape, self._x, t)
-        self._driver.advance(output.contiguous())
-        self.state = self._slots[stage.state]
+        self._stage(output.contiguous())
+        if correction is not None:
+            slot, compared = self._slots[correction.estimate], correction.conditional
+            slot.copy_(correct(correction.nodes, slot, None if compared is None else self._slots[compared]))
+            self._stage(None)
+
+    def _stage(self, output: Tensor | None) -> None:
+        self._driver.advance(output)
+        self.state = self._slots[next(self._stages).state]
 
 
 class _Driver(Protocol):

@@ -8,10 +8,11 @@ printed.
 
     X  the state handed to the solver     I_k  the input of network call k
     F_k  the output of call k             R_k  the reference's output of call k (guidance)
-    Z_k  the fresh noise of step k        C_k  the clipped estimate of the data at call k
+    Z_k  the fresh noise of step k        C_k  the corrected estimate of the data at call k
 
-Clipping is not linear, so it is a node as the network is: a linear combination goes in (the estimate of the data, from
-I_k, F_k and R_k), and what comes out, C_k, has a name of its own, to which all later combinations refer.
+Clipping is not linear, so it is a node as the network is (guidance.py has the nodes): linear combinations go in (the
+estimate of the data from I_k, F_k and R_k, and the conditional one, without R_k), and what comes out, C_k, has a name
+of its own, to which all later combinations refer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from gensys.guidance import Node, Rescale
 from gensys.paths import Path
 from gensys.solvers.solver import NotLinear, Solver
 from gensys.targets import Prediction, Target, recover
@@ -69,22 +71,24 @@ class Call:
     """One network call.
 
     input: the combination that the network sees. t: its time. guided: whether the reference is evaluated too.
-    estimate: the combination that C_k is clipped from, after the call; None where nothing is clipped.
+    estimate: the combination that C_k is made from, after the call; None where nothing is corrected. nodes: what makes
+    it, in turn. conditional: the estimate before guidance, where a node asks for it.
     """
 
     input: Terms
     t: float
     guided: bool = False
     estimate: Terms | None = None
+    nodes: tuple[Node, ...] = ()
+    conditional: Terms | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A solver on one grid: its network calls in order, the combination that is x_0, and the interval of all C_k."""
+    """A solver on one grid: its network calls in order, and the combination that is x_0."""
 
     calls: tuple[Call, ...]
     output: Terms
-    clip: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         def show(terms: Terms) -> str:
@@ -94,16 +98,14 @@ class Table:
         for k, call in enumerate(self.calls):
             rows.append(f"t = {call.t:<8.5g} I{k} = {show(call.input)}")
             if call.estimate is not None:
-                rows.append(f"{f'C{k}':>14} = {show(call.estimate)}, clipped to {self.clip}")
+                rows.append(f"{f'C{k}':>14} = {', '.join([show(call.estimate), *map(repr, call.nodes)])}")
         return "\n".join([*rows, f"{'x_0':>14} = {show(self.output)}"])
 
 
-def trace(
-    solver: Solver, path: Path, target: Target, times: Sequence[float], clip: tuple[float, float] | None = None
-) -> Table:
+def trace(solver: Solver, path: Path, target: Target, times: Sequence[float], nodes: Sequence[Node] = ()) -> Table:
     """The table of a solver on a path, for a network that outputs `target`, on the grid `times`.
 
-    clip: (low, high), the interval that every estimate of the data is clipped to, before the solver sees it.
+    nodes: what is done to every estimate of the data, in turn, before the solver sees it.
 
     Raises: NotLinear if the solver is not linear (an adaptive step, say): such a solver runs eagerly.
     """
@@ -115,23 +117,23 @@ def trace(
         # From here on the solver's x *is* the network's input: naming it keeps later combinations short.
         x.terms = {Symbol("I", k): 1.0}
 
-        def clipped(estimate: Symbolic) -> Symbolic:
-            calls[k] = replace(calls[k], estimate=estimate.terms)
+        def corrected(estimate: Symbolic) -> Symbolic:
+            calls[k] = replace(calls[k], estimate=estimate.terms, nodes=tuple(nodes))
             return Symbolic({Symbol("C", k): 1.0})
 
-        return recover(path(t), target, x, Symbolic({Symbol("F", k): 1.0}), clipped if clip else None)
+        return recover(path(t), target, x, Symbolic({Symbol("F", k): 1.0}), corrected if nodes else None)
 
     def draw(k: int) -> Symbolic:
         return Symbolic({Symbol("Z", k): 1.0})
 
     x_0 = solver(predict, path, Symbolic({Symbol("X"): 1.0}), times, draw)
-    return Table(tuple(calls), x_0.terms, clip)
+    return Table(tuple(calls), x_0.terms)
 
 
 def guide(table: Table, scale: Callable[[float], float]) -> Table:
-    """Fold guidance into the coefficients: F_k becomes w F_k + (1 - w) R_k with w = scale(t_k), before any clipping.
+    """Fold guidance into the coefficients: F_k becomes w F_k + (1 - w) R_k with w = scale(t_k), before any node.
 
-    A call whose scale is 1 stays as it is: the reference network is not evaluated there.
+    A call whose scale is 1 stays as it is: the reference network is not evaluated there, and nothing is rescaled.
     """
     weights = [scale(call.t) for call in table.calls]
 
@@ -146,8 +148,14 @@ def guide(table: Table, scale: Callable[[float], float]) -> Table:
                 out[symbol] = c
         return out
 
-    calls = [
-        Call(folded(call.input), call.t, w != 1.0, None if call.estimate is None else folded(call.estimate))
-        for call, w in zip(table.calls, weights, strict=True)
-    ]
-    return Table(tuple(calls), folded(table.output), table.clip)
+    def guided(call: Call, w: float) -> Call:
+        call = replace(call, input=folded(call.input), guided=w != 1.0)
+        if call.estimate is None:
+            return call
+        if w == 1.0:
+            return replace(call, nodes=tuple(node for node in call.nodes if not isinstance(node, Rescale)))
+        compared = any(isinstance(node, Rescale) for node in call.nodes)
+        return replace(call, estimate=folded(call.estimate), conditional=call.estimate if compared else None)
+
+    calls = [guided(call, w) for call, w in zip(table.calls, weights, strict=True)]
+    return Table(tuple(calls), folded(table.output))

@@ -27,6 +27,7 @@ needs_native = pytest.mark.skipif(native.extension is None, reason=f"no compiled
 MEAN = torch.tensor([1.0, -0.5])
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.64]])
 UNIFORM = partial(denoise, law=Uniform())
+NODES = [{}, {"clip": (-0.4, 0.6)}, {"threshold": 60.0}]
 
 
 def gaussian(ids, step=0):
@@ -139,11 +140,11 @@ def test_the_loss_of_a_row_does_not_depend_on_its_neighbours():
     torch.testing.assert_close(each([ids[k : k + 1] for k in range(16)]).mean(), together)
 
 
-@pytest.mark.parametrize("clip", [None, (-0.4, 0.6)])
-@pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5, (0.1, 0.8))])
+@pytest.mark.parametrize("nodes", NODES, ids=list)
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5, (0.1, 0.8)), Guidance(2.5, (0.1, 0.8), 0.7)])
 @pytest.mark.parametrize("solver", [heun, euler, dpmpp_2m, ddim, lambda *a: ddim(*a, eta=1.0)])
-def test_a_sample_does_not_depend_on_its_batch(solver, guidance, clip):
-    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(6)), guidance, clip))
+def test_a_sample_does_not_depend_on_its_batch(solver, guidance, nodes):
+    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(6)), guidance, **nodes))
 
     def draw(ids):
         return made.sample({"label": ids % 3}, Noise(4, ids))
@@ -156,12 +157,12 @@ def test_a_sample_does_not_depend_on_its_batch(solver, guidance, clip):
     assert not torch.allclose(alone[0], alone[3])
 
 
-@pytest.mark.parametrize("clip", [None, (-0.4, 0.6)])
-@pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5, (0.1, 0.8))])
+@pytest.mark.parametrize("nodes", NODES, ids=list)
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.5, (0.1, 0.8)), Guidance(2.5, (0.1, 0.8), 0.7)])
 @pytest.mark.parametrize("solver", [heun, euler, dpmpp_2m, ddim, lambda *a: ddim(*a, eta=0.7)])
-def test_the_trajectory_ends_where_the_samples_are(solver, guidance, clip):
+def test_the_trajectory_ends_where_the_samples_are(solver, guidance, nodes):
     """On the last interval all these solvers go to the predicted data: sigma is 0 there."""
-    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(7)), guidance, clip))
+    made = model(Noted(), sampler=Sampler(solver, tuple(uniform(7)), guidance, **nodes))
     ids = torch.arange(5)
     cond, noise = {"label": ids % 3}, Noise(4, ids)
     seen = list(made.trajectory(cond, noise))
@@ -169,7 +170,7 @@ def test_the_trajectory_ends_where_the_samples_are(solver, guidance, clip):
     assert torch.equal(seen[0][1], made.initial(noise))
     assert seen[0][0] == 1.0
     assert [call.t for call in made.table.calls] == pytest.approx([t for t, _, _ in seen])
-    if clip:
+    if clip := nodes.get("clip"):
         assert all(clip[0] <= x.min() and x.max() <= clip[1] for x in (p.x for _, _, p in seen))
         assert any((p.x == clip[0]).any() or (p.x == clip[1]).any() for _, _, p in seen)
 
@@ -259,10 +260,10 @@ def test_the_network_is_trained_on_the_path():
     torch.testing.assert_close(loss.total, (eps - x).square().mean())
 
 
-@pytest.mark.parametrize("clip", [None, (-0.4, 0.6)])
+@pytest.mark.parametrize("nodes", NODES, ids=list)
 @pytest.mark.parametrize("solver", [heun, dpmpp_2m, partial(ddim, eta=1.0)])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_native)])
-def test_a_row_with_its_own_guidance_and_seed_is_drawn_as_if_all_had_them(compiled, solver, clip, request):
+def test_a_row_with_its_own_guidance_and_seed_is_drawn_as_if_all_had_them(compiled, solver, nodes, request):
     """Bit for bit: rows that are not guided among rows that are, scale 0, and seeds of their own."""
     if not compiled:
         request.getfixturevalue("no_extension")
@@ -272,7 +273,7 @@ def test_a_row_with_its_own_guidance_and_seed_is_drawn_as_if_all_had_them(compil
     seed = torch.tensor([seeds[k % 3] for k in range(16)])
 
     def drawn(scale, cond, noise):
-        sampler = Sampler(solver, tuple(uniform(6)), Guidance(scale, (0.1, 0.8)), clip)
+        sampler = Sampler(solver, tuple(uniform(6)), Guidance(scale, (0.1, 0.8), 0.3 * bool(nodes)), **nodes)
         return model(Noted(), sampler=sampler).sample({"label": label, **cond}, noise)
 
     each = drawn(3.0, {"guidance": guidance, "seed": seed}, Noise(99, ids))

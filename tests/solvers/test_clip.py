@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gensys import targets
+from gensys.guidance import Clip
 from gensys.noise import Noise, Stream
 from gensys.paths import Coefs, Cosine, Linear
 from gensys.solvers import ddim, dpmpp_2m, euler, heun
@@ -61,7 +62,7 @@ def eager(solver, path, target, times, scale=1.0):
 def test_the_table_clips_as_an_eager_sampler_does(name, pair, scale):
     path, target, start = PAIRS[pair]
     times = [start * f for f in uniform(6)]
-    table = guide(trace(SOLVERS[name], path, target, times, BOUNDS), lambda t: scale)
+    table = guide(trace(SOLVERS[name], path, target, times, [Clip(*BOUNDS)]), lambda t: scale)
 
     def both(x, t, guided):
         if not guided:
@@ -76,7 +77,7 @@ def test_the_table_clips_as_an_eager_sampler_does(name, pair, scale):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_bounds_that_never_bind_change_nothing(name):
     def run(clip):
-        table = trace(SOLVERS[name], Cosine(), targets.v, uniform(6), clip)
+        table = trace(SOLVERS[name], Cosine(), targets.v, uniform(6), [Clip(*clip)] if clip else ())
         return execute(table, lambda x, t, guided: network(x, t), START, NOISE)
 
     torch.testing.assert_close(run((-1e6, 1e6)), run(None), rtol=1e-11, atol=1e-11)
@@ -84,7 +85,7 @@ def test_bounds_that_never_bind_change_nothing(name):
 
 def test_the_last_estimate_is_the_sample():
     """sigma is 0 at the end: x_0 is the clipped estimate itself, so a sample lies within the bounds."""
-    table = trace(ddim, Cosine(), targets.v, uniform(4), BOUNDS)
+    table = trace(ddim, Cosine(), targets.v, uniform(4), [Clip(*BOUNDS)])
     x = execute(table, lambda x, t, guided: 5 * network(x, t), START.float(), NOISE)
     assert table.output == {Symbol("C", 3): 1.0}
     assert x.min() == torch.tensor(BOUNDS[0])
@@ -99,7 +100,7 @@ def test_nan_stays_nan_and_stays_where_it_is(dtype):
         out[0, 0, 0] = torch.inf
         return out
 
-    table = trace(ddim, Linear(), targets.velocity, uniform(5), BOUNDS)
+    table = trace(ddim, Linear(), targets.velocity, uniform(5), [Clip(*BOUNDS)])
     got = execute(table, spoilt, START.to(dtype), NOISE)
     expected = torch.zeros(5, 3, 4, dtype=torch.bool)
     expected[2, 1, 3] = True
@@ -108,10 +109,10 @@ def test_nan_stays_nan_and_stays_where_it_is(dtype):
 
 
 def test_a_clipped_table_can_be_read():
-    table = guide(trace(euler, Linear(), targets.velocity, uniform(1), (-1, 1)), lambda t: 3.0)
+    table = guide(trace(euler, Linear(), targets.velocity, uniform(1), [Clip(-1, 1)]), lambda t: 3.0)
     assert table.calls[0].estimate == pytest.approx({Symbol("I", 0): 1.0, Symbol("F", 0): -3.0, Symbol("R", 0): 2.0})
-    assert table.clip == (-1, 1)
-    assert "C0 = +1 I0 -3 F0 +2 R0, clipped to (-1, 1)" in str(table)
+    assert table.calls[0].nodes == (Clip(-1, 1),)
+    assert "C0 = +1 I0 -3 F0 +2 R0, Clip(low=-1, high=1)" in str(table)
     assert all(symbol.kind in "IC" for symbol in table.output), "what the network said enters through C only"
 
 
@@ -129,7 +130,7 @@ def test_diffusers_clips_the_same_way():
     x = START.clone()
     for t in scheduler.timesteps:
         x = scheduler.step(network(x, float(t) / 1000), t, x, use_clipped_model_output=True).prev_sample
-    table = trace(ddim, path, targets.noise, [*map(float, scheduler.timesteps), -1.0], (-0.4, 0.4))
+    table = trace(ddim, path, targets.noise, [*map(float, scheduler.timesteps), -1.0], [Clip(-0.4, 0.4)])
     got = execute(table, lambda x, t, guided: network(x, t / 1000), START, NOISE)
     torch.testing.assert_close(got, x, rtol=0, atol=1e-5)  # its coefficients are float32
     assert float(x.abs().max()) == pytest.approx(0.4)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gensys import native, targets
+from gensys.guidance import Clip, Rescale, Threshold, correct
 from gensys.kernels.combine import MAX_TERMS
 from gensys.kernels.dispatch import force
 from gensys.noise import Noise, Stream
@@ -21,6 +22,7 @@ from gensys.times import uniform
 
 needs_native = pytest.mark.skipif(native.extension is None, reason=f"no compiled kernels: {native.why_missing}")
 SOLVERS = {"ddim": ddim, "ddim eta 1": partial(ddim, eta=1.0), "dpmpp_2m": dpmpp_2m, "euler": euler, "heun": heun}
+CLIP, RESCALE = Clip(-0.4, 0.7), Rescale(0.7)
 
 
 @pytest.fixture(params=["reference", pytest.param("native", marks=needs_native)])
@@ -59,14 +61,15 @@ def by_hand(table, net, x, noise):
         if call.guided:
             known[Symbol("R", k)] = answers[len(x) :]
         if call.estimate is not None:
-            known[Symbol("C", k)] = value(call.estimate).clamp(*table.clip)
+            conditional = None if call.conditional is None else value(call.conditional)
+            known[Symbol("C", k)] = correct(call.nodes, value(call.estimate), conditional)
     return value(table.output)
 
 
 def any_table(seed):
     """A table that no solver would make: any symbols in any sum, some sums long, some empty, some draws twice."""
     rng = random.Random(seed)
-    clip = rng.choice([None, (-0.4, 0.7)])
+    some = rng.choice([False, True])
     known, calls = [Symbol("X")], []
 
     def terms():
@@ -78,10 +81,11 @@ def any_table(seed):
         read = rng.choice([terms(), {Symbol("X"): 1.0}])
         guided = rng.random() < 0.4
         known += [Symbol("I", k), Symbol("F", k)] + [Symbol("R", k)] * guided
-        estimate = terms() if clip and rng.random() < 0.6 else None
-        calls.append(Call(read, rng.random(), guided, estimate))
+        estimate = terms() if some and rng.random() < 0.6 else None
+        nodes = () if estimate is None else rng.choice([(), (CLIP,), (CLIP,), (Threshold(60.0),), (RESCALE, CLIP)])
+        calls.append(Call(read, rng.random(), guided, estimate, nodes, terms() if RESCALE in nodes else None))
         known += [Symbol("C", k)] * (estimate is not None)
-    return Table(tuple(calls), terms(), clip)
+    return Table(tuple(calls), terms())
 
 
 @pytest.mark.parametrize(("shape", "count"), [((3, 5), 40), ((2, 2100), 6)], ids=["small", "several blocks"])
@@ -98,11 +102,11 @@ def test_any_table_is_executed_to_the_letter(driver, shape, count):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-@pytest.mark.parametrize("clip", [None, (-0.5, 0.5)])
-def test_the_drivers_return_the_same_bits(driver, name, scale, clip):
+@pytest.mark.parametrize("nodes", [(), (CLIP,), (RESCALE,), (Threshold(90.0),), (RESCALE, Threshold(90.0))])
+def test_the_drivers_return_the_same_bits(driver, name, scale, nodes):
     noise = Noise(1, torch.arange(3))
     x = noise.normal((7,), Stream.INITIAL)
-    table = guide(trace(SOLVERS[name], Cosine(), targets.v, uniform(6), clip), lambda t: scale if t > 0.3 else 1.0)
+    table = guide(trace(SOLVERS[name], Cosine(), targets.v, uniform(6), nodes), lambda t: scale if t > 0.3 else 1.0)
     assert torch.equal(execute(table, network, x, noise), by_hand(table, network, x, noise))
 
 
@@ -110,25 +114,28 @@ def test_the_drivers_return_the_same_bits(driver, name, scale, clip):
 def test_other_dtypes_take_the_same_program(dtype):
     noise = Noise(1, torch.arange(3))
     x = noise.normal((40,), Stream.INITIAL).to(dtype)
-    table = trace(dpmpp_2m, Cosine(), targets.v, uniform(5), (-1, 1))
+    table = trace(dpmpp_2m, Cosine(), targets.v, uniform(5), [Clip(-1, 1)])
     got = execute(table, network, x, noise)
     exact = execute(table, network, x.double(), noise)
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 0)
 
 
-def kinds(solver, scale=1.0, clip=None, n=8):
-    table = guide(trace(solver, Cosine(), targets.v, uniform(n), clip), lambda t: scale)
+def kinds(solver, scale=1.0, *nodes, n=8):
+    table = guide(trace(solver, Cosine(), targets.v, uniform(n), nodes), lambda t: scale)
     return sorted(assemble(table).slots)
 
 
 def test_a_solver_gets_by_with_few_buffers():
     assert kinds(ddim) == kinds(euler) == ["output", "rows", "x"]  # x_s is written over x_t
-    assert kinds(ddim, clip=(-1, 1)) == ["output", "rows", "scratch", "x"]
+    assert kinds(ddim, 1.0, CLIP) == ["output", "rows", "scratch", "x"]
     assert kinds(ddim, scale=2.0) == ["output", "rows", "twice", "x"]  # "rows" for x_0, which the caller keeps
+    assert kinds(ddim, 1.0, RESCALE) == ["output", "rows", "scratch", "x"]  # nothing to rescale
+    assert kinds(ddim, 2.0, RESCALE) == ["output", "rows", "rows", "twice", "x"]
+    assert kinds(ddim, 1.0, Threshold(99.0)) == ["output", "rows", "rows", "x"]
     assert kinds(heun) == ["output", "output", "rows", "rows", "x"]
     assert kinds(dpmpp_2m) == ["output", "output", "rows", "rows", "x"]
-    assert kinds(dpmpp_2m, clip=(-1, 1)) == ["output", "rows", "rows", "rows", "scratch", "x"]
+    assert kinds(dpmpp_2m, 1.0, CLIP) == ["output", "rows", "rows", "rows", "scratch", "x"]
 
 
 def test_outputs_are_let_go_as_soon_as_nothing_reads_them(driver):
