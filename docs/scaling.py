@@ -179,7 +179,7 @@ def _extrapolated(measured: Mapping[str, Any]) -> list[str]:
         "reach and that takes what is written to it. What one process did in the measurement, it does in the large as "
         "well, and lists of files grow linearly.",
         "",
-        "| images/s and GPU | GPUs alone take | shards a second | bytes a second | moments, commit: of a shard's time |",  # noqa: E501
+        "| images/s and GPU | GPUs alone take | shards a second | bytes a second | moments, commit: of its time |",
         "|---|---|---|---|---|",
     ]
     for rate in RATES:

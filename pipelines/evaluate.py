@@ -21,7 +21,10 @@ from torch import Tensor
 from gensys import durable
 from gensys.core import Codec
 from gensys.data import order
+from gensys.data.as_stored import AsStored
+from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
+from gensys.data.latents import LatentSource
 from gensys.data.pairs import Pairs
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source
@@ -43,14 +46,19 @@ _ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model i
 
 
 def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
-    """The real data behind a run, and the codec between them if the run was trained on latents."""
+    """The real data behind a run, and the codec between them if the run was trained on latents.
+
+    The data of latents are split as the rows of the store are that the model was trained on (see `AsStored`).
+    """
     source = folder.spec().load().source
     source = source.data if isinstance(source, Pairs) else source
     latents = latents_in(source)
     if latents is None:
         return source, None
     made_by = latents.store.attributes["codec"]
-    return source_of(RunFolder(Path(made_by["run"])).spec(), made_by["data"] or None), open_codec(latents)
+    data = source_of(RunFolder(Path(made_by["run"])).spec(), made_by["data"] or None)
+    stores = source.parts if isinstance(source, Joined) else [source]
+    return AsStored.of(data, [part for part in stores if isinstance(part, LatentSource)]), open_codec(latents)
 
 
 def _images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gensys.core import Batch
-from gensys.data.source import check_rows, digests_of, fingerprint_of, labels_of, scaled
+from gensys.data.source import check_rows, class_digests, digests_of, fingerprint_of, labels_of, scaled
 from gensys.errors import DataError
 from gensys.noise import Noise
 
@@ -65,12 +65,12 @@ class Arrays:
 
     @cached_property
     def _digests(self) -> npt.NDArray[np.uint8]:
-        labels = self.labels.numpy()
+        classes = class_digests(self.labels, self.classes)
         starts = range(0, len(self), _BLOCK)
-        return np.concatenate([digests_of(self.x[i : i + _BLOCK], labels[i : i + _BLOCK]) for i in starts])
+        return np.concatenate([digests_of(self.x[i : i + _BLOCK], classes[i : i + _BLOCK]) for i in starts])
 
     def digests(self) -> npt.NDArray[np.uint8]:
-        """See `Source`: of each row's numbers and its label."""
+        """See `Source`: of each row's numbers and the name of its class."""
         return self._digests
 
     def fingerprint(self) -> str:

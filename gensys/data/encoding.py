@@ -32,7 +32,7 @@ from torch import Tensor
 
 from gensys.core import Codes, Posterior
 from gensys.data.channel_moments import MIRROR, MOMENTS, moments_spec, shard_moments
-from gensys.data.latents import Normalisation, columns, create_latents, latent_arrays, seal_latents
+from gensys.data.latents import DIGESTED, Normalisation, columns, create_latents, latent_arrays, seal_latents
 from gensys.data.layout import ArraySpec, shard_bytes
 from gensys.data.manifest import GOOD, Manifest
 from gensys.data.source import Source
@@ -266,10 +266,13 @@ def plan(
     if attributes["source"]["fingerprint"] == source.fingerprint():
         return None if "updated_from" in attributes else fresh
     if not update:
+        # of a store whose digests hold numbers of classes it cannot be told: an update makes it anew, and is then told
+        older = attributes.get("digested") != DIGESTED
         raise StoreError(
             f"the store {str(out)!r} was encoded from other data: the fingerprint of {source.name!r} is "
             f"{attributes['source']['fingerprint'][:12]} there and {source.fingerprint()[:12]} now. --update encodes "
-            "what is new or changed and marks what is gone; or choose another --out"
+            + ("every row again, once (its digests are of an older kind), " if older else "what is new or changed ")
+            + "and marks what is gone; or choose another --out"
         )
     manifest = Manifest.updated(source, there)
     sizes = (there.config.shard, there.config.chunk)

@@ -15,7 +15,7 @@ from torch import Tensor
 from gensys.core import Batch
 from gensys.data.decode import DamagedError, decode, is_grey
 from gensys.data.examine import Examination, examine
-from gensys.data.source import check_rows, fingerprint_of, scaled
+from gensys.data.source import check_rows, class_digests, fingerprint_of, scaled
 from gensys.errors import DataError
 from gensys.noise import Noise
 
@@ -118,14 +118,16 @@ class Images:
     def _examination(self) -> Examination:
         _ = self._kept  # made before there are threads
 
+        classes = class_digests(self.items.labels, self.classes)
+
         def about(row: int) -> bytes:
             captions = self.items.captions
-            return repr((int(self.items.labels[row]), None if captions is None else captions[row])).encode()
+            return classes[row].tobytes() + repr(None if captions is None else captions[row]).encode()
 
         return examine(len(self), self.items.read, about, self.shape, self._keep)
 
     def digests(self) -> npt.NDArray[np.uint8]:
-        """See `Source`: of the encoded bytes, the label's number and the caption."""
+        """See `Source`: of the encoded bytes, the name of the class and the caption."""
         return self._examination.digests
 
     def fingerprint(self) -> str:

@@ -60,7 +60,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         found["texts"] = {
             name: describe(text_path(store.path) / name)["arrays"] for name in ("rows", "texts", "tokens")
         }
-    known = {*found, KEY, "normalisation_digest", "logical_dtype"}
+    known = {*found, KEY, "normalisation_digest", "digested", "logical_dtype"}
     if other := {name: value for name, value in attributes.items() if name not in known}:
         found["made_from"] = other
     return found

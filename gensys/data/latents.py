@@ -45,6 +45,7 @@ __all__ = [
 
 _DTYPES = ("float16", "float32")
 _ROW_ARRAYS = {"label", "row", "state", "digest", "name"}
+DIGESTED = "bytes, name of the class, caption"  # what a source's digests are of; of older stores, its number
 _REASONS = 100  # kept of those why rows are in quarantine
 
 
@@ -170,7 +171,7 @@ def seal_latents(
         normalisation = statistics(store)
     reasons = reasons or {}
     final = {"quarantine": [{"row": row, "reason": reasons[row]} for row in sorted(reasons)[:_REASONS]]}
-    final |= {"states": states(store)}
+    final |= {"states": states(store), "digested": DIGESTED}
     if normalisation is not None:
         final |= {"normalisation": asdict(normalisation), "normalisation_digest": normalisation.digest}
     store.seal(final)

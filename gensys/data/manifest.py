@@ -18,7 +18,7 @@ from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import StoreError
 
-__all__ = ["GOOD", "QUARANTINED", "REMOVED", "STATES", "Manifest", "from_bytes", "to_bytes"]
+__all__ = ["GOOD", "QUARANTINED", "REMOVED", "STATES", "Manifest", "found_in", "from_bytes", "names_of", "to_bytes"]
 
 GOOD, QUARANTINED, REMOVED = 0, 1, 2
 STATES = ("good", "quarantined", "removed")
@@ -41,6 +41,15 @@ def to_bytes(names: Sequence[str], width: int = 0) -> npt.NDArray[np.uint8]:
 def from_bytes(rows: npt.NDArray[np.uint8]) -> list[str]:
     """The inverse of `to_bytes`."""
     return [bytes(row).rstrip(b"\0").decode("utf-8", "surrogateescape") for row in rows]
+
+
+def found_in(there: npt.NDArray[np.uint8], wanted: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Where each row of `wanted` (m, W) stands among those of `there` (n, W), n >= 1: (m,), -1 = nowhere."""
+    # rows of one width differ as such bytes do, though the zeros at their ends are not compared
+    keys, asked = (np.ascontiguousarray(a).view(f"S{a.shape[1]}").ravel() for a in (there, wanted))
+    order = keys.argsort(kind="stable")  # of several that are equal the first one
+    at = order[np.minimum(np.searchsorted(keys, asked, sorter=order), len(keys) - 1)]
+    return np.where(keys[at] == asked, at, -1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Manifest:
             source=np.arange(n),
             digest=source.digests(),
             state=_states(source),
-            name=_names(source, 0),
+            name=names_of(source),
             todo=np.ones(n, np.bool_),
             marked=np.zeros(n, np.bool_),
             kept=0,
@@ -88,14 +97,11 @@ class Manifest:
         n = len(old)
         everything = np.arange(n)
         theirs = old.read("name", everything)
-        ours = _names(source, theirs.shape[1])
+        ours = names_of(source, theirs.shape[1])
         width = ours.shape[1]
         theirs = np.pad(theirs, ((0, 0), (0, width - theirs.shape[1])))
-        keys, wanted = (np.ascontiguousarray(a).view(f"S{width}").ravel() for a in (theirs, ours))
-        order = keys.argsort()
-        place = np.minimum(np.searchsorted(keys, wanted, sorter=order), n - 1)
-        at = order[place]
-        new = keys[at] != wanted
+        at = found_in(theirs, ours)
+        new = at < 0
         if source.first_test is not None and new.any():
             raise StoreError(
                 f"{source.name!r} has an official test set from row {source.first_test} on, where the "
@@ -162,8 +168,8 @@ def _states(source: Source) -> npt.NDArray[np.uint8]:
     return state
 
 
-def _names(source: Source, width: int) -> npt.NDArray[np.uint8]:
-    """All names of a source, (n, W); StoreError if two are the same."""
+def names_of(source: Source, width: int = 0) -> npt.NDArray[np.uint8]:
+    """All names of a source as `to_bytes` gives them, (n, W), W >= width; StoreError if two are the same."""
     parts = [to_bytes(source.named(rows), width) for rows in torch.arange(len(source)).split(_PART)]
     width = max(part.shape[1] for part in parts)
     names = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])

@@ -19,6 +19,7 @@ from gensys.noise import Noise, philox_uniform
 __all__ = [
     "Source",
     "check_rows",
+    "class_digests",
     "digests_of",
     "fingerprint_of",
     "image_shape",
@@ -73,7 +74,7 @@ class Source(Protocol):
         ...
 
     def digests(self) -> npt.NDArray[np.uint8]:
-        """(n, 16): a hash of each row's bytes, label and caption. Where a row lies, and its name, are not in it."""
+        """(n, 16): a hash of each row's bytes, class and caption. Where a row lies, and its name, are not in it."""
         ...
 
     def quarantine(self) -> Mapping[int, str]:
@@ -160,6 +161,16 @@ def digests_of(*arrays: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """The digest of every row of arrays (n, ...): their bytes, array after array. (n, 16)."""
     rows = (digest(*(np.ascontiguousarray(part).tobytes() for part in parts)) for parts in zip(*arrays, strict=True))
     return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def class_digests(labels: Tensor, classes: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """The digest of the name of each row's class, (n, 16). labels: (n,) int64 numbers of `classes`, -1 = none.
+
+    The name and not the number: a new class that sorts before others changes the numbers of their rows, not the rows.
+    """
+    names = [digest(name.encode("utf-8", "surrogateescape")) for name in classes]
+    table = np.frombuffer(b"".join([*names, digest()]), np.uint8).reshape(-1, DIGEST_BYTES)  # the last one is -1's
+    return table[labels.numpy()]
 
 
 _CLASSES = 1 << 16  # more classes than this are taken for a mistake: identities, not labels

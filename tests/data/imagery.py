@@ -47,7 +47,10 @@ def same(source, folder, items):
     assert torch.equal(everything(source).x, everything(other).x)
     assert everything(source).cond["label"].tolist() == [item.label for item in items]
     assert source.texts(rows) == other.texts(rows) == [item.caption for item in items]
-    assert np.array_equal(source.digests(), other.digests())
+    if source.classes == other.classes:  # digests hold their names
+        assert np.array_equal(source.digests(), other.digests())
+    else:
+        assert (source.digests() != other.digests()).any(1).all()
     assert source.quarantine() == {}
     return True
 

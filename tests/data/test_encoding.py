@@ -203,6 +203,33 @@ def test_an_update_has_to_be_asked_for(tmp_path):
         run(tmp_path / "z.zarr", source, update=True, mirror=True)
 
 
+def test_a_store_whose_digests_are_of_an_older_kind_is_told_apart(tmp_path, monkeypatch):
+    """Of those it cannot be told what has changed: all is encoded once, and from then on it can."""
+
+    class Older(Items):
+        def digests(self):
+            return ~super().digests()
+
+        def fingerprint(self):
+            return "0" * 32
+
+    out = tmp_path / "z.zarr"
+    with monkeypatch.context() as before:
+        before.setattr("gensys.data.latents.DIGESTED", "bytes, number of the class")
+        run(out, Older(ITEMS))
+    assert len(LatentSource.open(out)) == 21
+    with pytest.raises(
+        StoreError, match=r"--update encodes every row again, once \(its digests are of an older kind\)"
+    ):
+        run(out, Items(ITEMS))
+    source = Items(ITEMS)
+    run(out, source, update=True)
+    assert len(source.asked) == 21
+    source = Items(ITEMS | {"ant/1": "new"})
+    run(out, source, update=True)
+    assert len(source.asked) == 1
+
+
 def test_an_update_of_an_official_split(tmp_path):
     class Official(Items):
         first_test = 15
