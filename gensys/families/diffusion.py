@@ -150,7 +150,7 @@ class Diffusion(Generative):
     def network(self, cond: Cond, *, whole: bool = False) -> Callable[[Tensor, Scalar, bool], Tensor]:
         """The denoiser for these conditions; in a guided call for twice the rows, the second half by the reference.
 
-        whole: with what the network outputs besides its target. t: a float, or a tensor with one time for each row of x.
+        whole: with what the network outputs besides its target. t: a float, or a tensor with a time for each row of x.
         """
         cond = {name: value for name, value in cond.items() if name not in BY_ROW}
         both = {name: torch.cat([cond[name], value]) for name, value in without(cond).items()}

@@ -175,7 +175,7 @@ def test_a_longer_run_allocates_no_more(name, scale, allocations):
 
 @needs_native
 def test_threads_and_batches_do_not_matter():
-    table = guide(trace(partial(ddim, eta=0.7), Cosine(), targets.v, uniform(4), (-1, 1)), lambda t: 2.0)
+    table = guide(trace(partial(ddim, eta=0.7), Cosine(), targets.v, uniform(4), (Clip(-1.0, 1.0),)), lambda t: 2.0)
     noise = Noise(2, torch.arange(40))
     x = noise.normal((3, 701), Stream.INITIAL)
     threads, results = torch.get_num_threads(), []
@@ -190,7 +190,7 @@ def test_threads_and_batches_do_not_matter():
 
 
 def test_an_empty_batch(driver):
-    table = trace(dpmpp_2m, Cosine(), targets.v, uniform(3), (-1, 1))
+    table = trace(dpmpp_2m, Cosine(), targets.v, uniform(3), [Clip(-1.0, 1.0)])
     got = execute(table, network, torch.empty(0, 4), Noise(0, torch.arange(0)))
     assert got.shape == (0, 4)
 
