@@ -17,7 +17,7 @@ LADDER = [
     ["nn"],
     ["paths", "targets", "times", "couplings"],
     ["denoiser", "guidance"],
-    ["objectives", "solvers", "bijections", "bottlenecks", "likelihood"],
+    ["objectives", "solvers", "bijections", "bottlenecks", "likelihood", "bound"],
     ["families"],
     ["straightness", "systems"],
 ]
