@@ -16,7 +16,10 @@ the trace of the influence matrix".
 
 Images are integers and have no density. `dequantise` gives every value its bin, over which the model's density is
 integrated: log P(k) >= E log p(x + u) + D ln(bin), u uniform on the bin (Theis, van den Oord and Bethge, 2015, "A note
-on the evaluation of generative models", arXiv:1511.01844, section 3.1). `bits_per_dim` keeps these books.
+on the evaluation of generative models", arXiv:1511.01844, section 3.1). `bits_per_dim` keeps these books. Any other
+law q(u | x) on the bin bounds it too, log P(k) >= E [log p(x + u) - log q(u | x)] + D ln(bin), the tighter the closer q
+is to p(x + u) / P(k): variational dequantisation (Ho et al., 2019, "Flow++: improving flow-based generative models with
+variational dequantization and architecture design", arXiv:1902.00275, equation 12).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,7 +39,17 @@ from gensys.paths import expand
 from gensys.solvers.dopri5 import integrate
 from gensys.targets import recover, require_well_posed
 
-__all__ = ["Hutchinson", "Likelihood", "bin_width", "bits_per_dim", "dequantise", "log_prob"]
+__all__ = [
+    "Dequantiser",
+    "Hutchinson",
+    "Likelihood",
+    "bin_width",
+    "bits_per_dim",
+    "dequantise",
+    "log_prob",
+    "spread",
+    "uniform_in_bin",
+]
 
 
 @dataclass(frozen=True)
@@ -158,17 +171,57 @@ def bin_width(levels: int = 256, low: float = -1.0, high: float = 1.0) -> float:
     return (high - low) / (levels - 1)
 
 
+class Dequantiser(Protocol):
+    """A law q(u | x) of where in its bin a value lies: (x (B, *S), noise) -> (u in (0, 1), log q(u | x)).
+
+    u: (B, *S), by `noise` alone (its stream DEQUANTISE), differentiable in the law's parameters if they are trained.
+    log q: (B,) nats, a density of u; so q does not know how wide a bin is.
+    """
+
+    def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]: ...
+
+
+def uniform_in_bin(x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    """u ~ U(0, 1) for every element; log q = 0."""
+    return noise.uniform(tuple(x.shape[1:]), Stream.DEQUANTISE).to(x.dtype), x.new_zeros(x.shape[0])
+
+
+def spread(x: Tensor, noise: Noise, width: float, law: Dequantiser = uniform_in_bin) -> tuple[Tensor, Tensor]:
+    """(x + width (u - 1/2), log q(u | x)): data on a grid of this width within their bins, and what q says of it.
+
+    Both go into the books: bits_per_dim(log_prob(y), D, width, log_q). Raises ValueError if u leaves the bin, since
+    what it would bound is then nothing.
+    """
+    u, log_q = law(x, noise)
+    if u.shape != x.shape or log_q.shape != x.shape[:1]:
+        raise ValueError(
+            f"'law' must return u {tuple(x.shape)} and log q {tuple(x.shape[:1])}, got {tuple(u.shape)} and "
+            f"{tuple(log_q.shape)}"
+        )
+    if not ((u >= 0) & (u <= 1)).all():
+        raise ValueError(
+            f"'law' must return u in (0, 1), got {float(u.detach().min()):g} to {float(u.detach().max()):g}"
+        )
+    return x + width * (u - 0.5), log_q
+
+
 def dequantise(x: Tensor, noise: Noise, width: float) -> Tensor:
-    """x + width (u - 1/2), u ~ U(0, 1) for every element: data on a grid of this width, spread over their bins."""
-    return x + width * (noise.uniform(tuple(x.shape[1:]), Stream.DEQUANTISE).to(x.dtype) - 0.5)
+    """`spread` with u ~ U(0, 1), for which log q is 0: data on a grid of this width, spread over their bins."""
+    return spread(x, noise, width)[0]
 
 
-def bits_per_dim(log_prob: Tensor, size: int, width: float = 1.0) -> Tensor:
-    """-(log p + D ln(width)) / (D ln 2): bits for each of D = `size` elements of discrete data.
+def bits_per_dim(log_prob: Tensor, size: int, width: float = 1.0, log_q: Tensor | None = None) -> Tensor:
+    """-(log p - log q + D ln(width)) / (D ln 2): bits for each of D = `size` elements of discrete data.
 
     log_prob: of dequantised data, in nats, (B,). width: of a bin, in the units that the density is of; so scaling data
-    changes nothing. 1 = the density of continuous data. With `dequantise` it is an upper bound, in expectation.
+    changes nothing. 1 = the density of continuous data, or log_prob is the probability of the discrete data itself.
+    log_q: of where in their bins they were put, (B,), from `spread`; None = uniformly. It is an upper bound, in
+    expectation.
     """
     if size < 1 or not width > 0:
         raise ValueError(f"'size' must be at least 1 and 'width' positive, got {size} and {width}")
+    if log_q is not None:
+        if log_q.shape != log_prob.shape:
+            raise ValueError(f"'log_q' must be {tuple(log_prob.shape)} as 'log_prob', got {tuple(log_q.shape)}")
+        log_prob = log_prob - log_q
     return -(log_prob / size + math.log(width)) / math.log(2.0)
