@@ -99,6 +99,28 @@ def test_ddpm(monkeypatch, variance, steps):
     same(ours(partial(ancestral, variance=variance), path, targets.noise), theirs(monkeypatch, scheduler, START))
 
 
+@pytest.mark.parametrize("prediction", TARGETS)
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddpm_with_a_learned_variance(monkeypatch, steps, prediction):
+    """The network's second half is v in [-1, 1]; clipped estimates as well."""
+    scheduler = diffusers.DDPMScheduler(
+        variance_type="learned_range", prediction_type=prediction, beta_schedule="squaredcos_cap_v2", clip_sample=True
+    )
+    scheduler.set_timesteps(steps)
+    path = kept(scheduler, scheduler.timesteps.tolist())
+
+    def both(x, t):
+        return torch.cat([network(x, t), torch.sin(3 * x + t)], 1)
+
+    def predict(y, t):
+        output, v = both(y, path.timestep(t)).chunk(2, dim=1)
+        p = recover(path(t), TARGETS[prediction], y, output, lambda data: data.clamp(-1, 1))
+        return p._replace(mix=0.5 * (v + 1))
+
+    got = ancestral(predict, path, START, path.times, draw, variance="learned")
+    same(got, theirs(monkeypatch, scheduler, START, net=both))
+
+
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("prediction", TARGETS)
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
