@@ -49,7 +49,8 @@ class Domain:
         """The model of the data: `prior` itself, or with the codec of the latents that it draws."""
         if self.latents is None or self.normalisation is None:
             return prior
-        return Latent(prior, partial(open_codec, self.latents), self.normalisation.denormalise)
+        scale = self.normalisation
+        return Latent(prior, partial(open_codec, self.latents), scale.denormalise, scale.normalise)
 
     def run(self, prior: Callable[[], Generative], settings: Settings, retune: frozenset[str]) -> Run:
         """What a recipe returns: `prior` makes the untrained model of data of this shape."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gensys.core import Batch, Cond, Generative, Loss
 from gensys.denoiser import Denoiser
@@ -26,7 +26,7 @@ from gensys.paths import Scalar
 from gensys.solvers.groups import Group, run_groups
 from gensys.solvers.heun import heun
 from gensys.solvers.program import assemble
-from gensys.solvers.solver import NotLinear, Solver
+from gensys.solvers.solver import NotLinear, Predict, Solver
 from gensys.solvers.stepper import run
 from gensys.solvers.trace import Table, guide, trace
 from gensys.targets import Prediction, recover, require_well_posed
@@ -91,7 +91,9 @@ class Diffusion(Generative):
         open_reference: Callable[[], Denoiser] | None = None,
     ) -> None:
         super().__init__()
-        self._open_reference = open_reference
+        if isinstance(open_reference, nn.Module):  # as a submodule it would be trained and saved
+            raise ValueError("'open_reference' must be a function that returns a denoiser: give lambda: denoiser")
+        self.open_reference = open_reference
         self._reference: tuple[Denoiser, ...] = ()  # in a tuple, where nn.Module does not look for submodules
         self.denoiser, self.shape = denoiser, shape
         self.objective, self.sampler = objective, sampler
@@ -119,10 +121,10 @@ class Diffusion(Generative):
 
         Raises: ValueError if it is of another path or target, or one of the two alone learned a variance.
         """
-        if self._open_reference is None:
+        if self.open_reference is None:
             return None
         if not self._reference:
-            opened, own = self._open_reference(), self.denoiser
+            opened, own = self.open_reference(), self.denoiser
             if (opened.path, opened.target) != (own.path, own.target):
                 raise ValueError(
                     f"'open_reference' must return a denoiser of the path {own.path} and the target {own.target}, as "
@@ -175,19 +177,28 @@ class Diffusion(Generative):
         Besides what the network is conditioned on, cond may hold "guidance", (B,) float64, and "seed", (B,) int64: a
         scale and a seed for each row in place of the sampler's and the noise's.
         """
+        return self.solve(self._initials(cond, noise), cond, noise)
+
+    @torch.no_grad()
+    def solve(self, x: Tensor, cond: Cond, noise: Noise) -> Tensor:
+        """x_0 for a state x at the start of the grid, (B, *S), contiguous; otherwise as `sample`."""
         with frozen():  # weights are cast for autocast once, not at every call
             if BY_ROW.isdisjoint(cond):
                 if self.program is None:
-                    return self._solve(cond, noise, lambda t, x, p: None)
-                return run(self.program, self.network(cond), self.initial(noise), noise)
+                    return self._eagerly(x, cond, noise)
+                return run(self.program, self.network(cond), x, noise)
             if self._unguided is None:
                 raise ValueError(
                     "'guidance' and 'seed' row by row need a solver that has a table: this one is not linear"
                 )
-            groups = list(self._groups(self._unguided, cond, noise))
-            places = torch.cat([group.rows for group in groups])
-            x = torch.cat([self.initial(group.noise) for group in groups])[places.argsort()]
-            return run_groups(groups, self.network(cond), x)
+            return run_groups(list(self._groups(self._unguided, cond, noise)), self.network(cond), x)
+
+    def _initials(self, cond: Cond, noise: Noise) -> Tensor:
+        """`initial`, from the seed of each row where it has one."""
+        if "seed" not in cond:
+            return self.initial(noise)
+        rows = zip(cond["seed"].tolist(), noise.ids.split(1), strict=True)
+        return torch.cat([self.initial(Noise(seed, row, noise.step)) for seed, row in rows])
 
     def _groups(self, table: Table, cond: Cond, noise: Noise) -> Iterator[Group]:
         """The rows by their (guidance, seed)."""
@@ -242,11 +253,11 @@ class Diffusion(Generative):
         (B, 1, ..., 1) of a solver whose rows have times of their own.
         """
         seen: list[tuple[Scalar, Tensor, Prediction]] = []
-        self._solve(cond, noise, lambda t, x, p: seen.append((t, x, p)))
+        self._eagerly(self.initial(noise), cond, noise, lambda t, x, p: seen.append((t, x, p)))
         return seen
 
-    def _solve(self, cond: Cond, noise: Noise, see: Callable[[Scalar, Tensor, Prediction], None]) -> Tensor:
-        """x_0 of the solver, run eagerly; see: is shown every network call."""
+    def predict(self, cond: Cond) -> Predict:
+        """What solvers call for these conditions: (x_t, t) -> the prediction, guided and corrected by all nodes."""
         path, target, nodes = self.denoiser.path, self.denoiser.target, self.sampler.nodes
         guidance, split, network = self.sampler.guidance, self.denoiser.split, self.network(cond, whole=True)
 
@@ -261,12 +272,24 @@ class Diffusion(Generative):
                 out = guidance.blend(conditional, reference, fraction)
                 unguided = recover(c, target, x, conditional).x if nodes else None
             corrected = partial(correct, nodes, conditional=unguided) if nodes else None
-            prediction = recover(c, target, x, out, corrected)._replace(mix=mix)
-            see(t, x, prediction)
+            return recover(c, target, x, out, corrected)._replace(mix=mix)
+
+        return predict
+
+    def _eagerly(
+        self, x: Tensor, cond: Cond, noise: Noise, see: Callable[[Scalar, Tensor, Prediction], None] | None = None
+    ) -> Tensor:
+        """x_0 of the solver for the state x at the start of the grid; see: is shown every network call."""
+        predict = self.predict(cond)
+
+        def seen(x: Tensor, t: Scalar) -> Prediction:
+            prediction = predict(x, t)
+            if see is not None:
+                see(t, x, prediction)
             return prediction
 
         def draw(k: int) -> Tensor:
             return noise.at(k).normal(self.shape, Stream.SOLVER)
 
-        times = on(path, list(self.sampler.fractions))
-        return self.sampler.solver(predict, path, self.initial(noise), times, draw)
+        path = self.denoiser.path
+        return self.sampler.solver(seen, path, x, on(path, list(self.sampler.fractions)), draw)

@@ -15,17 +15,22 @@ __all__ = ["Latent"]
 
 class Latent(Generative):
     """prior: the model that is trained, on normalised latents. denormalise: normalised latents -> the codec's.
-    open_codec: called once, when something is decoded.
+    open_codec: called once, when something is encoded or decoded. normalise: the codec's latents -> normalised ones,
+    for editing given data; None = no data can be edited.
 
     The codec is no submodule: it is not trained, and its weights stay in its own run, named and hashed by the latent
     store, so that a checkpoint of the prior does not carry a copy.
     """
 
     def __init__(
-        self, prior: Generative, open_codec: Callable[[], Codec], denormalise: Callable[[Tensor], Tensor]
+        self,
+        prior: Generative,
+        open_codec: Callable[[], Codec],
+        denormalise: Callable[[Tensor], Tensor],
+        normalise: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior, self._normalise = prior, normalise
         self._open_codec, self._denormalise = open_codec, denormalise
         self._codec: tuple[Codec, ...] = ()  # in a tuple, where nn.Module does not look for submodules
 
@@ -50,9 +55,7 @@ class Latent(Generative):
     @torch.no_grad()
     def decode_latents(self, z: Tensor) -> Tensor:
         """The codec's latents -> data, where the latents are."""
-        if isinstance(self.codec, nn.Module):
-            self.codec.to(z.device)
-        return self.codec.decode(z)
+        return self._codec_at(z.device).decode(z)
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
@@ -61,3 +64,16 @@ class Latent(Generative):
     def decode(self, z: Tensor) -> Tensor:
         """Normalised latents -> data."""
         return self.decode_latents(self._denormalise(z))
+
+    @torch.no_grad()
+    def embed(self, x: Tensor) -> Tensor:
+        """Data -> normalised latents, the most likely ones. Not `encode`: the codec is the model with that."""
+        latents = self._codec_at(x.device).encode(x).mode
+        if self._normalise is None:
+            raise ValueError("'normalise' was not given to this model: data have no place among its latents")
+        return self._normalise(latents)
+
+    def _codec_at(self, device: torch.device) -> Codec:
+        if isinstance(self.codec, nn.Module):
+            self.codec.to(device)
+        return self.codec

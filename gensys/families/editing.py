@@ -1,0 +1,173 @@
+"""Editing given data with a path model: plain functions of a `Diffusion`, or of a `Latent` whose prior is one.
+
+    invert         data -> the noise that the deterministic solver draws them from
+    from_partial   data -> data, by way of a partial time: noise is added, and taken away again
+    inpaint        some elements of the data are known, the others are drawn to fit them
+
+The grid, the solver, guidance and nodes are those of the model's sampler. All noise is a function of (seed, id).
+In latents, data are encoded first and decoded last, so what is kept is kept as far as the codec does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from gensys.core import Cond, Generative
+from gensys.families.diffusion import BY_ROW, Diffusion
+from gensys.families.latent import Latent
+from gensys.kernels.linear import frozen
+from gensys.noise import Noise, Stream
+from gensys.targets import Prediction, recover
+from gensys.times import on
+
+__all__ = ["from_partial", "inpaint", "invert"]
+
+_ROOM = 1 << 16  # numbers of draws for each step of inpainting: more than any solver asks for in one step
+_KNOWN, _AGAIN = _ROOM - 1, _ROOM - 2  # the last of them: noise of the known part, noise that is added again
+
+
+@torch.no_grad()
+def invert(model: Generative, x: Tensor, cond: Cond) -> Tensor:
+    """The state at the noisy end that `model.solve` leads back to x, (B, *S); of a `Latent` that of its prior.
+
+    The probability flow upwards on the sampler's grid, a step from s to t being x_t = alpha_t x(x_s) + sigma_t eps(x_s)
+    (in the first one, where a network may say nothing, eps is that of alpha_t x at t). Walking back with ddim, eta = 0,
+    reproduces x up to an error that is of the order of a step. Guidance and nodes are left out: a guided walk has
+    no inverse that is as near (Mokady et al., 2022, "Null-text inversion", arXiv:2211.09794, section 3.2).
+
+    Song, Meng and Ermon, 2020, "Denoising diffusion implicit models", arXiv:2010.02502, section 4.3.
+    """
+    inner = _inner(model)
+    if isinstance(model, Latent):
+        x = model.embed(x)
+    _require("x", x, inner.shape)
+    path, target, network = inner.denoiser.path, inner.denoiser.target, inner.network(cond)
+
+    def predict(x: Tensor, t: float) -> Prediction:
+        return recover(path(t), target, x, network(x, t, False))
+
+    with frozen():
+        upwards = on(path, list(inner.sampler.fractions))[::-1]
+        first = path(upwards[1])
+        x = first.alpha * x + first.sigma * predict(first.alpha * x, upwards[1]).eps
+        for s, t in pairwise(upwards[1:]):
+            p, then = predict(x, s), path(t)
+            x = then.alpha * p.x + then.sigma * p.eps
+    return x
+
+
+@torch.no_grad()
+def from_partial(model: Generative, x: Tensor, cond: Cond, noise: Noise, strength: float) -> Tensor:
+    """Image to image: noise is added to x up to the fraction `strength` of the span, and the solver starts there.
+
+    x: (B, *S) data. strength: in (0, 1]; little changes near 0, nothing is left of x near 1. The grid is the part of
+    the sampler's that lies below, so a small strength takes few steps.
+
+    Meng et al., 2021, "SDEdit: guided image synthesis and editing with stochastic differential equations",
+    arXiv:2108.01073, algorithm 1.
+    """
+    inner = _inner(model)
+    if not 0.0 < strength <= 1.0:
+        raise ValueError(f"'strength' must lie in (0, 1], got {strength}: 1 starts from noise, as sampling does")
+    _plain(cond)
+    if isinstance(model, Latent):
+        return model.decode(from_partial(inner, model.embed(x), cond, noise, strength))
+    _require("x", x, inner.shape)
+    fractions = inner.sampler.fractions
+    start = min(strength, fractions[0])
+    sampler = replace(inner.sampler, fractions=(start, *(f for f in fractions if f < start)))
+    weaker = inner.reference
+    part = Diffusion(
+        inner.denoiser, inner.shape, sampler=sampler, open_reference=None if weaker is None else lambda: weaker
+    )
+    return part.solve(_noised(inner, x, start, noise), cond, noise)
+
+
+@torch.no_grad()
+def inpaint(
+    model: Generative, known: Tensor, mask: Tensor, cond: Cond, noise: Noise, *, resamplings: int = 1
+) -> Tensor:
+    """Draw what is not known: known (B, *S), mask (B, *S) bool or what broadcasts to it, true where `known` is to stay.
+
+    After each step of the solver, from t to s, known elements become alpha_s known + sigma_s z, with fresh z. The
+    others were drawn without these: with `resamplings` above 1, noise is added again up to t and the step repeated,
+    that often in all, so that both parts come to fit. The solver walks every step by itself (those of several steps
+    take their first order); ddim with eta = 1, or ancestral, is what the method was made for.
+
+    In latents, a latent is known if all pixels that it stands for are; known pixels are put back after decoding.
+
+    Lugmayr et al., 2022, "RePaint: inpainting using denoising diffusion probabilistic models", arXiv:2201.09865,
+    algorithm 1, with jumps of one step.
+    """
+    inner = _inner(model)
+    if resamplings < 1:
+        raise ValueError(f"'resamplings' must be at least 1, got {resamplings}: 1 walks every step once")
+    if mask.dtype != torch.bool:
+        raise ValueError(f"'mask' must be bool, true where the data are known, got {mask.dtype}: try mask > 0.5")
+    _plain(cond)
+    mask = mask.expand_as(known)
+    if isinstance(model, Latent):
+        z = model.embed(known)
+        drawn = inpaint(inner, z, _shrunk(mask, z), cond, noise, resamplings=resamplings)
+        return torch.where(mask, known, model.decode(drawn))
+    _require("known", known, inner.shape)
+    with frozen():
+        return _repaint(inner, known, mask, cond, noise, resamplings)
+
+
+def _repaint(model: Diffusion, known: Tensor, mask: Tensor, cond: Cond, noise: Noise, resamplings: int) -> Tensor:
+    path, predict, solver = model.denoiser.path, model.predict(cond), model.sampler.solver
+    times = on(path, list(model.sampler.fractions))
+
+    def normal(turn: int, k: int) -> Tensor:
+        return noise.at(turn * _ROOM + k).normal(model.shape, Stream.SOLVER).to(known.dtype)
+
+    def fitted(x: Tensor, t: float, turn: int) -> Tensor:
+        c = path(t)
+        return torch.where(mask, c.alpha * known + c.sigma * normal(turn, _KNOWN), x)
+
+    x, turn = fitted(model.initial(noise).to(known.dtype), times[0], 0), 0
+    for t, s in pairwise(times):
+        now, then = path(t), path(s)
+        for again in range(resamplings):
+            turn += 1
+            if again:  # x_t ~ q(x_t | x_s)
+                ratio = now.alpha / then.alpha
+                x = ratio * x + math.sqrt(now.sigma**2 - (ratio * then.sigma) ** 2) * normal(turn, _AGAIN)
+            x = fitted(solver(predict, path, x, [t, s], lambda k, turn=turn: normal(turn, k)), s, turn)
+    return x
+
+
+def _inner(model: Generative) -> Diffusion:
+    """The path model itself."""
+    inner = model.prior if isinstance(model, Latent) else model
+    if not isinstance(inner, Diffusion):
+        raise ValueError(f"'model' must be a Diffusion, or a Latent with one, got {type(inner).__name__}")
+    return inner
+
+
+def _noised(model: Diffusion, x: Tensor, fraction: float, noise: Noise) -> Tensor:
+    """alpha x + sigma eps at a fraction of the span, (B, *S)."""
+    c = model.denoiser.path(on(model.denoiser.path, [fraction])[0])
+    return c.alpha * x + c.sigma * model.denoiser.base(noise, model.shape, Stream.INITIAL).to(x.dtype)
+
+
+def _plain(cond: Cond) -> None:
+    if names := sorted(BY_ROW & cond.keys()):
+        raise ValueError(f"'cond' holds {', '.join(names)} row by row, which editing does not know: give the sampler's")
+
+
+def _require(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape[1:]) != shape:
+        raise ValueError(f"{name!r} must be (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+
+
+def _shrunk(mask: Tensor, z: Tensor) -> Tensor:
+    """The mask of images (B, C, H, W) for their latents z: known where the whole square of pixels is known."""
+    unknown = torch.nn.functional.adaptive_max_pool2d((~mask).any(1, keepdim=True).float(), z.shape[2:])
+    return (unknown == 0).expand_as(z)
