@@ -22,8 +22,9 @@ from gensys.noise import Noise
 __all__ = ["Batch", "Codec", "Codes", "Cond", "Generative", "HasLikelihood", "InLatents", "Loss", "Posterior"]
 
 Cond = Mapping[str, Tensor]
-"""What a sample is conditioned on: "label" (B,) int64, "text" (B, L, D), ...; an empty mapping = unconditional.
-A label of -1 is "no label", row by row: the form that classifier-free guidance trains and samples with."""
+"""What a sample is conditioned on: "label" (B,) int64, "vector" (B, L) float32, "text" (B, L, D), ...; an empty mapping
+= unconditional. A label of -1 is "no label", and a vector of NaN "no vector", row by row: the form that classifier-free
+guidance trains and samples with."""
 
 
 @dataclass(frozen=True)

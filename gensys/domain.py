@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gensys.core import Generative
+from gensys.data.arrays import Arrays
 from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource, Normalisation
@@ -32,6 +33,11 @@ class Domain:
     @property
     def classes(self) -> int:
         return len(self.source.classes)
+
+    @property
+    def vector(self) -> int:
+        """The length of cond["vector"], which rows are conditioned on; 0 = there is none."""
+        return self.source.vector if isinstance(self.source, Arrays) else 0
 
     @property
     def image(self) -> tuple[int, int, int]:

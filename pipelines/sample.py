@@ -98,8 +98,9 @@ def _stored(x: torch.Tensor, exact: bool) -> torch.Tensor:
 
 
 def _conditions(model: Generative, classes: tuple[str, ...]) -> frozenset[str]:
-    """What a table may say of a sample: guidance needs a label to follow."""
-    return model.conditions | {"label"} if classes else model.conditions - {"label", "guidance"}
+    """What a table may say of a sample: guidance needs a label or a vector to follow."""
+    known = model.conditions | {"label"} if classes else model.conditions - {"label"}
+    return known if known & {"label", "vector"} else known - {"guidance"}
 
 
 def _cond(

@@ -24,6 +24,7 @@ __all__ = ["Arrays", "open_array"]
 
 _X = ("x", "images", "data")
 _LABELS = ("y", "label", "labels")
+_VECTORS = "vector"
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
 _BLOCK = 4096  # rows that are looked at at once: a mapped file need not fit into memory
 
@@ -35,6 +36,7 @@ class Arrays:
     x: images (n, C, H, W) uint8, which become [-1, 1], or vectors (n, D) float32, which are taken as they are: nothing
     is shifted or scaled, since a test set must be treated as its training set was. labels: (n,) int64, -1 = none.
     known: rows that are known to be damaged, with the reasons. title: what a person calls a row, from its number.
+    vectors: (n, L) float32, what each row is conditioned on besides its label, such as a state and an action.
     """
 
     name: str
@@ -44,12 +46,14 @@ class Arrays:
     classes: tuple[str, ...]
     known: Mapping[int, str]
     title: Callable[[int], str]
+    vectors: npt.NDArray[np.float32] | None = None
     first_test: None = None
 
     @property
     def about(self) -> str:
         """What was found; files state no licence."""
         classes = f"{len(self.classes)} classes" if self.classes else "no classes"
+        classes += f", each with {self.vector} numbers to go by" if self.vector else ""
         if len(self.shape) == 1:
             return f"{len(self):,} vectors of {self.shape[0]} numbers of {self.place}, {classes}, as they are"
         kind = "RGB" if self.shape[0] == 3 else "grey"
@@ -60,17 +64,23 @@ class Arrays:
         """(C, H, W) or (D,)."""
         return self.x.shape[1:]
 
+    @property
+    def vector(self) -> int:
+        """The length of cond["vector"]; 0 = there is none."""
+        return 0 if self.vectors is None else self.vectors.shape[1]
+
     def __len__(self) -> int:
         return self.x.shape[0]
 
     @cached_property
     def _digests(self) -> npt.NDArray[np.uint8]:
         classes = class_digests(self.labels, self.classes)
+        arrays = [self.x, classes, *([] if self.vectors is None else [self.vectors])]
         starts = range(0, len(self), _BLOCK)
-        return np.concatenate([digests_of(self.x[i : i + _BLOCK], classes[i : i + _BLOCK]) for i in starts])
+        return np.concatenate([digests_of(*(array[i : i + _BLOCK] for array in arrays)) for i in starts])
 
     def digests(self) -> npt.NDArray[np.uint8]:
-        """See `Source`: of each row's numbers and the name of its class."""
+        """See `Source`: of each row's numbers, the name of its class and its vector."""
         return self._digests
 
     def fingerprint(self) -> str:
@@ -80,10 +90,12 @@ class Arrays:
     @cached_property
     def _quarantine(self) -> Mapping[int, str]:
         found = dict(self.known)
-        for i in range(0, len(self), _BLOCK) if self.x.dtype.kind == "f" else ():
-            finite = np.isfinite(self.x[i : i + _BLOCK]).all(1)
-            for row in (np.flatnonzero(~finite) + i).tolist():
-                found.setdefault(row, "it holds a number that is not finite")
+        told = {"it": self.x, "its vector": self.vectors}
+        for what, array in ((what, array) for what, array in told.items() if array is not None):
+            for i in range(0, len(self), _BLOCK) if array.dtype.kind == "f" else ():
+                finite = np.isfinite(array[i : i + _BLOCK]).all(1)
+                for row in (np.flatnonzero(~finite) + i).tolist():
+                    found.setdefault(row, f"{what} holds a number that is not finite")
         return dict(sorted(found.items()))
 
     def quarantine(self) -> Mapping[int, str]:
@@ -102,12 +114,16 @@ class Arrays:
         """See `Source`; the noise is not used."""
         check_rows(rows, len(self))
         values = torch.from_numpy(self.x[rows.numpy()])
+        cond = {"label": self.labels[rows]} if self.classes else {}
+        if self.vectors is not None:
+            cond["vector"] = torch.from_numpy(self.vectors[rows.numpy()])
         if values.dtype == torch.uint8:
             values = scaled(values)
-        elif not bool(values.isfinite().all()) or not self.known.keys().isdisjoint(rows.tolist()):
+        finite = bool(values.isfinite().all()) and ("vector" not in cond or bool(cond["vector"].isfinite().all()))
+        if not finite or not self.known.keys().isdisjoint(rows.tolist()):
             row = next(row for row in rows.tolist() if row in self.quarantine())
             raise DataError(f"the row {self.title(row)!r} cannot be used: {self.quarantine()[row]}")
-        return Batch(values, {"label": self.labels[rows]} if self.classes else {}, rows)
+        return Batch(values, cond, rows)
 
     def origin(self, rows: Tensor) -> Tensor:
         """The rows themselves."""
@@ -115,13 +131,14 @@ class Arrays:
 
 
 def open_array(path: Path) -> Arrays:
-    """A .npy file of an array (n, ...), which is mapped, or an .npz file with "x" and, if there are labels, "y".
+    """A .npy file of an array (n, ...), which is mapped, or an .npz file with "x", "y" if there are labels, and
+    "vector" if rows go by some numbers, such as a state and an action.
 
     Images: uint8 (n, H, W), (n, H, W, C) or (n, C, H, W) with C = 1 or 3, in their own size. Vectors: numbers (n, D).
-    Labels: whole numbers from 0 or words, (n,). Raises DataError, also for arrays of Python objects: nothing is
-    unpickled.
+    Labels: whole numbers from 0 or words, (n,). Vectors to go by: numbers (n, L). Raises DataError, also for arrays of
+    Python objects: nothing is unpickled.
     """
-    labels = None
+    labels = vectors = None
     try:
         if path.suffix.lower() == ".npy":
             x = np.lib.format.open_memmap(path, mode="r")
@@ -130,12 +147,14 @@ def open_array(path: Path) -> Arrays:
                 x = _member(file, next((name for name in _X if name in file.files), ""))
                 name = next((name for name in _LABELS if name in file.files), "")
                 labels = _member(file, name) if name else None
+                vectors = _member(file, _VECTORS) if _VECTORS in file.files else None
     except _DAMAGE as error:
         raise DataError(f"the array file {str(path)!r} cannot be read ({error}): save it again with numpy") from error
     x = _rows(path, x)
     numbers, classes = _labels(path, labels, len(x))
     title = f"{path.name}:{{}}".format
-    return Arrays(path.stem, f"the array {str(path)!r}", x, numbers, classes, {}, title)
+    vectors = None if vectors is None else _vectors(path, vectors, len(x))
+    return Arrays(path.stem, f"the array {str(path)!r}", x, numbers, classes, {}, title, vectors)
 
 
 def _member(file: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[Any]:
@@ -156,10 +175,7 @@ def _rows(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if x.ndim < 2 or not x.size:
         raise DataError(f"{told}: {wanted}")
     if x.ndim == 2 and x.dtype.kind in "fiu":
-        if x.dtype == np.float32:
-            return x
-        with np.errstate(over="ignore"):  # infinity: such rows are put into quarantine
-            return x.astype(np.float32)
+        return _float32(x)
     if x.dtype != np.uint8 or x.ndim > 4:
         raise DataError(f"{told}: {wanted}")
     if x.ndim == 3:
@@ -169,6 +185,22 @@ def _rows(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         why = "channels could be its second axis or its last" if first else "it has neither 1 nor 3 channels"
         raise DataError(f"{told}, and {why}: {wanted}")
     return x if first else x.transpose(0, 3, 1, 2)
+
+
+def _vectors(path: Path, vectors: npt.NDArray[Any], n: int) -> npt.NDArray[np.float32]:
+    if vectors.ndim != 2 or len(vectors) != n or not vectors.size or vectors.dtype.kind not in "fiu":
+        raise DataError(
+            f"the array {_VECTORS!r} of {str(path)!r} is {vectors.dtype} of shape {vectors.shape}: numbers ({n}, L) "
+            f"are wanted, a row for each of the data"
+        )
+    return _float32(vectors)
+
+
+def _float32(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if x.dtype == np.float32:
+        return x
+    with np.errstate(over="ignore"):  # infinity: such rows are put into quarantine
+        return x.astype(np.float32)
 
 
 def _labels(path: Path, labels: npt.NDArray[Any] | None, n: int) -> tuple[Tensor, tuple[str, ...]]:
