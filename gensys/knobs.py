@@ -48,6 +48,7 @@ from gensys.times import (
     TimeLaw,
     Uniform,
     cosine,
+    jumps,
     karras,
     leading,
     log_snr,
@@ -63,7 +64,7 @@ SolverName = Literal[
     "ancestral", "churn", "ddim", "dopri5", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "euler",
     "euler_maruyama", "heun", "multistep_consistency", "plms", "predictor_corrector", "rk4", "unipc",
 ]  # fmt: skip
-GridName = Literal["uniform", "trailing", "leading", "quadratic", "cosine", "karras", "log_snr"]
+GridName = Literal["uniform", "trailing", "leading", "quadratic", "cosine", "karras", "log_snr", "jumps"]
 
 SOLVERS: dict[SolverName, Solver] = {
     "ancestral": ancestral,
@@ -175,7 +176,7 @@ class Sampling:
 
     solver: SolverName = "heun"  # which solver walks the grid: heun and rk4 call the network 2 and 4 times a step
     steps: int = 20  # steps of the solver
-    grid: GridName = "uniform"  # where the steps lie: uniform, quadratic, cosine, karras, log_snr, trailing, leading
+    grid: GridName = "uniform"  # where steps lie: uniform, quadratic, cosine, karras, log_snr, jumps, trailing, leading
     shift: float = 1.0  # above 1: more of the steps near the noise
     eta: float = 0.0  # fresh noise of ddim: 0 = none, 1 = as much as ancestral
     guidance: float = 1.0  # 1 = the conditional model; more follows the label more closely
@@ -208,6 +209,8 @@ class Sampling:
         """The grid on the path's span, from noise to data."""
         if self.grid == "karras":
             times = karras(path, self.steps)
+        elif self.grid == "jumps":
+            times = jumps(path, self.steps)
         elif self.grid == "log_snr":
             times = log_snr(path, self.steps)
         elif self.grid in ("trailing", "leading") and isinstance(path, Discrete):

@@ -6,6 +6,7 @@
     v         (-sigma, alpha)
     score     (0, -1 / sigma)                        the gradient of log p(x_t | x)
     edm       ((1 - c_skip alpha) / c_out, -c_skip sigma / c_out)
+    consistency, landing: the same with c_skip = 1 / alpha and c_out = 0 at the end of the path that is jumped to
 
 Because x_t = alpha x + sigma eps is the other row, (x_t, output) determines (x, eps):
 
@@ -21,11 +22,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from gensys.paths import Coefs, Path, Scalar
 
-__all__ = ["EDM", "Prediction", "Target", "data", "noise", "recover", "require_well_posed", "score", "v", "velocity"]
+__all__ = [
+    "EDM",
+    "Boundary",
+    "Consistency",
+    "Landing",
+    "Prediction",
+    "Target",
+    "data",
+    "noise",
+    "recover",
+    "require_well_posed",
+    "score",
+    "v",
+    "velocity",
+]
 
 Target = Callable[[Coefs], tuple[Scalar, Scalar]]
 
@@ -80,7 +95,72 @@ class EDM:
         total = (self.sigma_data * c.alpha) ** 2 + c.sigma**2
         c_skip = self.sigma_data**2 * c.alpha / total
         c_out = self.sigma_data * c.sigma / total**0.5
-        return (1.0 - c_skip * c.alpha) / c_out, -c_skip * c.sigma / c_out
+        return _preconditioned(c, c_skip, c_out)
+
+
+def _preconditioned(c: Coefs, c_skip: Scalar, c_out: Scalar) -> tuple[Scalar, Scalar]:
+    """The target whose `recover` is x = c_skip x_t + c_out output."""
+    return (1.0 - c_skip * c.alpha) / c_out, -c_skip * c.sigma / c_out
+
+
+@runtime_checkable
+class Boundary(Protocol):
+    """A target of consistency models, whose x is the end of the trajectory through x_t and not the mean of the data.
+
+    f(x_t, t) = c_skip x_t + c_out output is x_start / alpha_start, and exactly what it is given where t is the start.
+    """
+
+    def __call__(self, c: Coefs) -> tuple[Scalar, Scalar]:
+        """As a target; it has no inverse at the start itself, where no solver asks for it."""
+        ...
+
+    def weights(self, c: Coefs) -> tuple[Scalar, Scalar]:
+        """(c_skip, c_out), which hold at the start too."""
+        ...
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """EDM's target moved so that its noise level counts from that of `start` (the paper's epsilon), on any path.
+
+    c_skip = s^2 alpha / (d^2 + s^2 alpha^2), c_out = s d / sqrt(s^2 alpha^2 + sigma^2), d = sigma - alpha level,
+    s = sigma_data, level = sigma / alpha of the start. alpha = 1: Song, Dhariwal, Chen and Sutskever, 2023,
+    "Consistency models", arXiv:2303.01469, equation 25.
+    """
+
+    start: Coefs
+    sigma_data: float = 0.5
+
+    def weights(self, c: Coefs) -> tuple[Scalar, Scalar]:
+        away = c.sigma - c.alpha * (self.start.sigma / self.start.alpha)
+        data = self.sigma_data * c.alpha
+        skip = self.sigma_data**2 * c.alpha / (away * away + data * data)
+        return skip, self.sigma_data * away / (data * data + c.sigma * c.sigma) ** 0.5
+
+    def __call__(self, c: Coefs) -> tuple[Scalar, Scalar]:
+        return _preconditioned(c, *self.weights(c))
+
+
+@dataclass(frozen=True)
+class Landing:
+    """What a network of `target` says, carried along to `start` in one DDIM step: f = x + (sigma / alpha of start) eps.
+
+    A network that was trained as a denoiser is a consistency model with it, if a poor one, so a student starts from its
+    teacher's weights. The boundary holds by the algebra: alpha x + sigma eps = x_t for every target. From start = the
+    data, f is x itself: x_t - t output for the velocity on the linear path, cos x_t - sin output for v on the cosine
+    path, which is the parametrisation of Lu and Song, 2024, arXiv:2410.11081, section 3.1.
+    """
+
+    target: Target
+    start: Coefs
+
+    def weights(self, c: Coefs) -> tuple[Scalar, Scalar]:
+        a, b = self.target(c)
+        level, det = self.start.sigma / self.start.alpha, c.alpha * b - c.sigma * a
+        return (b - level * a) / det, (level * c.alpha - c.sigma) / det
+
+    def __call__(self, c: Coefs) -> tuple[Scalar, Scalar]:
+        return _preconditioned(c, *self.weights(c))
 
 
 def recover(c: Coefs, target: Target, x_t: Any, output: Any, clip: Callable[[Any], Any] | None = None) -> Prediction:

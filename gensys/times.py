@@ -27,6 +27,7 @@ __all__ = [
     "TimeLaw",
     "Uniform",
     "cosine",
+    "jumps",
     "karras",
     "leading",
     "linspace",
@@ -211,6 +212,17 @@ def log_snr(path: Path, n: int, low: float = 0.002, high: float | None = None) -
     """
     top = _top(path, low, high)
     return _levels(path, [top * (low / top) ** u for u in _unit(n)])
+
+
+def jumps(path: Path, n: int, low: float = 0.002, high: float | None = None, rho: float = 7.0) -> list[float]:
+    """n noise levels sigma / alpha from `high` down, evenly in their rho-th roots on the way to `low`, and 0.
+
+    Where a consistency model jumps from: unlike `karras`, `low` is where it lands, and none of the n. n = 1 is `high`;
+    `high` as in `karras`. Song et al., 2023, arXiv:2303.01469, algorithm 1, find theirs by search.
+    """
+    top = _top(path, low, high)
+    roots = top ** (1 / rho), low ** (1 / rho)
+    return _levels(path, [(roots[0] + (roots[1] - roots[0]) * k / n) ** rho for k in range(_steps(n))])
 
 
 def _unit(n: int) -> list[float]:

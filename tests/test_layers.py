@@ -40,8 +40,11 @@ ALLOWED |= {
     "preview": BASE | TOOLS | {"run", "run_folder"},
     "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
     "domain": {"families", "data", "engine", "run", "run_folder"} | BASE,
+    "teacher": {"denoiser", "families", "data", "domain", "run_folder"} | BASE,
     "knobs": {name for row in LADDER for name in row} | {"run", "engine"},
-    "recipes": {name for row in LADDER for name in row} | {"run", "run_folder", "engine", "data", "domain", "knobs"},
+    "recipes": {name for row in LADDER for name in row}
+    | {"run", "run_folder", "engine", "data", "domain", "knobs"}
+    | {"teacher"},
     # recipes only through run; cli only when run as a program
     "pipelines": BASE
     | TOOLS

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from gensys.core import Cond
 from gensys.nn.linear import Linear
 
-__all__ = ["Condition", "LabelEmbedding", "TimeEmbedding", "grid_positions", "sinusoid", "taken_by"]
+__all__ = [
+    "Condition",
+    "GuidanceEmbedding",
+    "LabelEmbedding",
+    "TimeEmbedding",
+    "grid_positions",
+    "sinusoid",
+    "taken_by",
+]
 
 
 def sinusoid(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
@@ -79,22 +87,56 @@ class VectorEmbedding(nn.Module):
         return torch.where(absent, self.none, self.mlp(vector.masked_fill(absent, 0.0).to(self.none.dtype)))
 
 
+class GuidanceEmbedding(nn.Module):
+    """(B,) scales of guidance, cond["w"] -> (B, dim): sinusoids of 1000 w, then a linear layer that starts at zero.
+
+    A network into which guidance is distilled is told its scale this way, and one that begins as its teacher is not
+    disturbed. usual: the scale that it goes by where cond has none; no weight, so it may differ from run to run.
+
+    Meng et al., 2022, "On distillation of guided diffusion models", arXiv:2210.03142, section 3.1; Luo et al., 2023,
+    "Latent consistency models", arXiv:2310.04378, section 4.3.
+    """
+
+    def __init__(self, dim: int, usual: float, frequencies: int = 256) -> None:
+        super().__init__()
+        self.usual, self.frequencies = usual, frequencies
+        self.linear = Linear(frequencies, dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, cond: Cond, batch: int) -> Tensor:
+        w = cond.get("w")
+        if w is None:
+            w = torch.full((batch,), self.usual, device=self.linear.weight.device)
+        if w.shape != (batch,):
+            raise ValueError(f"cond['w'] must be one scale for each row, {(batch,)}, got {tuple(w.shape)}")
+        return self.linear(sinusoid(1000.0 * w, self.frequencies))
+
+
 class Condition(nn.Module):
-    """The sum of the embeddings of t, cond["label"] and cond["vector"], (B, dim), as far as the network has them."""
+    """The sum of the embeddings of t, cond["label"], cond["vector"] and cond["w"], (B, dim), as far as it has them."""
 
     def __init__(self, dim: int, *, classes: int = 0, vector: int = 0) -> None:
         super().__init__()
         self.time = TimeEmbedding(dim)
         self.label = LabelEmbedding(classes, dim)
         self.vector = VectorEmbedding(vector, dim) if vector else None
+        self.dim = dim
+        self.guidance: GuidanceEmbedding | None = None
+
+    def embed_guidance(self, usual: float) -> None:
+        """Tell the network its scale of guidance from now on; what it computes stays what it was until trained."""
+        self.guidance = GuidanceEmbedding(self.dim, usual)
 
     def forward(self, t: Tensor, cond: Cond) -> Tensor:
         c = self.time(t) + self.label(cond, t.shape[0])
-        return c if self.vector is None else c + self.vector(cond, t.shape[0])
+        for part in (self.vector, self.guidance):
+            c = c if part is None else c + part(cond, t.shape[0])
+        return c
 
     @property
     def taken(self) -> frozenset[str]:
-        """The names in `cond` that make a difference."""
+        """The names in `cond` that a row may have a value of its own for, and that make a difference."""
         return frozenset(({"label"} if self.label.classes else set()) | ({"vector"} if self.vector else set()))
 
 

@@ -1,0 +1,80 @@
+"""A consistency model of images, latents or vectors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gensys.core import Generative
+from gensys.data.sources import split
+from gensys.domain import open_domain
+from gensys.errors import ConfigError
+from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.objectives.consistency import Curriculum, ddim_step, heun_step, karras_levels
+from gensys.paths import EDM
+from gensys.run import Run
+from gensys.systems.consistency import LOW, consistency_model, distilled
+from gensys.teacher import open_teacher
+
+
+def consistency(
+    data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors, or a latent store
+    size: int = 32,  # side of the images
+    teacher: str = "",  # the run folder of a path model to distil, on the same data; none = train from scratch
+    first: int = 10,  # from scratch: intervals of the ladder of noise levels at the beginning
+    last: int = 160,  # from scratch: intervals at the end; more are finer, and need more steps
+    doubling: int = 2000,  # from scratch: steps over which the intervals double; 0 = all of a budget in rows
+    sigma_data: float = 0.5,  # from scratch: standard deviation of the data
+    levels: int = 18,  # distilled: noise levels of the ladder
+    step: Literal["heun", "ddim"] = "heun",  # distilled: the solver that steps from one level to the next
+    scale: float = 1.0,  # distilled: scale of the teacher's guidance, which the student cannot change later
+    network: Network = Network(),  # noqa: B008 - a frozen value; a student has the network of its teacher
+    training: Training = Training(precision="fp32", lr=5e-4),  # noqa: B008 - neighbours differ by less than bf16 keeps
+    sampling: Sampling = Sampling(solver="multistep_consistency", steps=2, grid="jumps"),  # noqa: B008
+) -> Run:
+    """A consistency model, from scratch or distilled from a teacher; one or two network calls a sample.
+
+    Song, Dhariwal, Chen and Sutskever, 2023, "Consistency models", arXiv:2303.01469; from scratch as in Song and
+    Dhariwal, 2023, arXiv:2310.14189, table 1.
+    """
+    domain = open_domain(data, size)
+    guided = domain.classes > 0
+
+    def build() -> Generative:
+        if teacher:
+            denoiser = open_teacher(teacher, domain)
+            model = distilled(
+                denoiser,
+                domain.shape,
+                ladder=karras_levels(denoiser.path, levels, LOW),
+                step=heun_step if step == "heun" else ddim_step,
+                scales=(scale, scale),
+                sampler=sampling.sampler(denoiser.path, guided=guided, bounds=domain.bounds),
+            )
+        else:
+            model = consistency_model(
+                network.build(domain.shape, classes=domain.classes),
+                domain.shape,
+                curriculum=Curriculum(_steps(doubling, training), first, last),
+                sigma_data=sigma_data,
+                sampler=sampling.sampler(EDM(), guided=guided, bounds=domain.bounds),
+            )
+        return domain.model(model)
+
+    return Run(
+        source=domain.source,
+        rows=split(domain.source)[0],
+        build=build,
+        settings=training.settings(),
+        retune=SAMPLING,
+    )
+
+
+def _steps(doubling: int, training: Training) -> int:
+    """How many steps the curriculum has."""
+    steps = doubling or training.steps()
+    if steps is None:
+        raise ConfigError(
+            f"'doubling' = 0 takes the steps of the budget, and budget={training.budget} is a time: give the steps "
+            f"over which the intervals double, doubling=2000, or a budget in rows, budget=500k"
+        )
+    return steps

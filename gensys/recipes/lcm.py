@@ -1,0 +1,45 @@
+"""A latent consistency model."""
+
+from __future__ import annotations
+
+from gensys.core import Generative
+from gensys.data.sources import split
+from gensys.domain import open_domain
+from gensys.knobs import SAMPLING, Sampling, Training
+from gensys.run import Run
+from gensys.systems.lcm import lcm as system
+from gensys.teacher import open_teacher
+
+
+def lcm(
+    data: str,  # what the teacher was trained on: a latent store, images or a table of vectors
+    teacher: str,  # the run folder of the path model to distil, such as runs/latent_dit
+    size: int = 32,  # side of the images, if the data are images
+    rungs: int = 1000,  # times of the ladder, evenly from data to noise
+    skip: int = 50,  # rungs that one step of the teacher goes over
+    w_min: float = 1.0,  # lowest scale of guidance that is distilled, 1 = the conditional model
+    w_max: float = 4.0,  # highest scale of guidance that is distilled
+    w: float = 2.0,  # scale of guidance of the samples, between the two: may be given anew to `gensys sample`
+    training: Training = Training(batch=128, precision="fp32", lr=5e-4),  # noqa: B008 - a frozen value
+    sampling: Sampling = Sampling(solver="multistep_consistency", steps=2, grid="uniform"),  # noqa: B008
+) -> Run:
+    """A guided teacher distilled to a few network calls a sample, for every scale of guidance at once.
+
+    Luo, Tan, Huang, Li and Zhao, 2023, "Latent consistency models: synthesizing high-resolution images with few-step
+    inference", arXiv:2310.04378, section 4.
+    """
+    domain = open_domain(data, size)
+
+    def build() -> Generative:
+        denoiser = open_teacher(teacher, domain)
+        sampler = sampling.sampler(denoiser.path, guided=domain.classes > 0, bounds=domain.bounds)
+        scales = (w_min, w_max)
+        return domain.model(system(denoiser, domain.shape, rungs=rungs, skip=skip, scales=scales, w=w, sampler=sampler))
+
+    return Run(
+        source=domain.source,
+        rows=split(domain.source)[0],
+        build=build,
+        settings=training.settings(),
+        retune=SAMPLING | {"w"},
+    )

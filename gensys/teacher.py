@@ -1,0 +1,60 @@
+"""A teacher: a trained run that another model learns from. A recipe names it by its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gensys.data.joined_latents import latents_in
+from gensys.data.latents import LatentSource
+from gensys.denoiser import Denoiser
+from gensys.domain import Domain
+from gensys.errors import ConfigError
+from gensys.families.diffusion import Diffusion
+from gensys.families.latent import Latent
+from gensys.run_folder import RunFolder
+
+__all__ = ["open_teacher"]
+
+
+def open_teacher(folder: str, domain: Domain) -> Denoiser:
+    """The denoiser of a run, its averaged weights, not to be trained; it must know the data of `domain`.
+
+    Raises: ConfigError for a run that is no path model, or was trained on data of another shape, of other classes or on
+    other latents; RunError if there is no run, or if it has no checkpoint.
+    """
+    if not folder:
+        raise ConfigError("'teacher' is empty: give the folder of a trained path model, teacher=runs/latent_dit")
+    run = RunFolder(Path(folder).expanduser())
+    spec = run.spec()
+    source = spec.load().source
+    model = run.model(spec)
+    model = model.prior if isinstance(model, Latent) else model
+    if not isinstance(model, Diffusion):
+        raise ConfigError(
+            f"the teacher {folder!r} is a run of {spec.recipe!r}, and a path model is wanted, as latent_dit"
+        )
+    theirs, ours = _origin(latents_in(source)), _origin(domain.latents)
+    if theirs != ours:
+        raise ConfigError(
+            f"the teacher {folder!r} was trained on {theirs}, and the data are {ours}: give data={source.name}, or a "
+            f"teacher that was trained on these data"
+        )
+    if model.shape != domain.shape:
+        raise ConfigError(
+            f"the teacher {folder!r} draws data of shape {model.shape}, and {domain.source.name!r} holds "
+            f"{domain.shape}: give the teacher's data and size"
+        )
+    if list(source.classes) != list(domain.source.classes):
+        raise ConfigError(
+            f"the teacher {folder!r} knows the classes {list(source.classes)}, and {domain.source.name!r} has "
+            f"{list(domain.source.classes)}: give the teacher's data"
+        )
+    return model.denoiser
+
+
+def _origin(latents: LatentSource | None) -> str:
+    """What latents are, as far as a teacher must have learned the same ones: the codec's weights and the scale."""
+    if latents is None:
+        return "no latents"
+    scale = "none" if latents.normalisation is None else latents.normalisation.digest
+    return f"latents of the codec {latents.store.attributes['codec']['weights'][:12]} (normalisation {scale[:12]})"
