@@ -122,6 +122,7 @@ def test_commands_are_in_the_order_of_work():
         "encode",
         "sample",
         "decode",
+        "reflow",
         "evaluate",
         "report",
         "verify",
