@@ -1,17 +1,20 @@
 """`gensys encode` and `gensys data info` on images and a codec: updates, predictions, and what no longer fits."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from gensys.pipelines.encode import encode, predict
+from gensys.pipelines.evaluate import real_source
 from gensys.pipelines.train import train
 from PIL import Image
 
 from gensys.cli import cli
 from gensys.data.latents import LatentSource, Normalisation
+from gensys.data.quarantine import readable
 from gensys.data.store import Store
 from gensys.errors import RunError, StoreError
 from gensys.noise import Noise
@@ -165,3 +168,28 @@ def test_weights_that_are_gone_are_named_with_those_that_are_there(root, tmp_pat
     now = RunFolder(root / "codec").weights_digest()
     with pytest.raises(RunError, match=rf"no longer holds the weights 0{{12}}.*the newest are {now[:12]}"):
         RunFolder(root / "codec").model(digest="0" * 64)
+
+
+def test_what_is_real_follows_the_images_of_a_store(root, images, tmp_path):
+    """What `gensys evaluate` takes for held out, after images were put in and taken out and the store was updated."""
+    out = tmp_path / "z.zarr"
+    code(root, out, images)
+
+    def held_out():
+        latents = LatentSource.open(out)
+        run = SimpleNamespace(spec=lambda: SimpleNamespace(load=lambda: SimpleNamespace(source=latents)))
+        source, _ = real_source(run)
+        return [set(part.named(rows)) for part in (latents, source) for rows in readable(part)]
+
+    train_rows, test_rows, *same = held_out()
+    assert same == [train_rows, test_rows]
+    gone = {min(test_rows), max(train_rows)}
+    for name in gone:
+        (images / name).unlink()
+    for k, name in enumerate(("ant/1.png", "cat/000a.png", "dog/0.png")):  # before all others, and among them
+        picture(images / name, 1000 + k)
+    code(root, out, images, update=True)
+    now_train, now_test, *same = held_out()
+    assert same == [now_train, now_test]
+    assert train_rows - gone <= now_train
+    assert test_rows - gone <= now_test
