@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import SAMPLING, Network, Sampling, Training
@@ -39,10 +38,10 @@ def consistency(
     domain = open_domain(data, size)
     guided = domain.classes > 0
 
-    def build() -> Generative:
+    def prior() -> Generative:
         if teacher:
             denoiser = open_teacher(teacher, domain)
-            model = distilled(
+            return distilled(
                 denoiser,
                 domain.shape,
                 ladder=karras_levels(denoiser.path, levels, LOW),
@@ -50,23 +49,15 @@ def consistency(
                 scales=(scale, scale),
                 sampler=sampling.sampler(denoiser.path, guided=guided, bounds=domain.bounds),
             )
-        else:
-            model = consistency_model(
-                network.build(domain.shape, classes=domain.classes),
-                domain.shape,
-                curriculum=Curriculum(_steps(doubling, training), first, last),
-                sigma_data=sigma_data,
-                sampler=sampling.sampler(EDM(), guided=guided, bounds=domain.bounds),
-            )
-        return domain.model(model)
+        return consistency_model(
+            network.build(domain.shape, classes=domain.classes),
+            domain.shape,
+            curriculum=Curriculum(_steps(doubling, training), first, last),
+            sigma_data=sigma_data,
+            sampler=sampling.sampler(EDM(), guided=guided, bounds=domain.bounds),
+        )
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING,
-    )
+    return domain.run(prior, training.settings(), SAMPLING)
 
 
 def _steps(doubling: int, training: Training) -> int:

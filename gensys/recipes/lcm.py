@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Sampling, Training
 from gensys.run import Run
@@ -30,16 +29,10 @@ def lcm(
     """
     domain = open_domain(data, size)
 
-    def build() -> Generative:
+    def prior() -> Generative:
         denoiser = open_teacher(teacher, domain)
         sampler = sampling.sampler(denoiser.path, guided=domain.classes > 0, bounds=domain.bounds)
         scales = (w_min, w_max)
-        return domain.model(system(denoiser, domain.shape, rungs=rungs, skip=skip, scales=scales, w=w, sampler=sampler))
+        return system(denoiser, domain.shape, rungs=rungs, skip=skip, scales=scales, w=w, sampler=sampler)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=SAMPLING | {"w"},
-    )
+    return domain.run(prior, training.settings(), SAMPLING | {"w"})
