@@ -21,6 +21,7 @@ from gensys.pipelines.moments import MomentsJob, create_moments, open_moments, t
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
 
 from gensys.core import Generative, InLatents
+from gensys.data.arrays import Arrays
 from gensys.data.sample_table import SampleTable, read_sample_table
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.precision import autocast
@@ -29,7 +30,7 @@ from gensys.noise import Noise
 from gensys.pictures import to_uint8
 from gensys.preview import labels_for
 from gensys.progress import Screen
-from gensys.run import Spec
+from gensys.run import Run, Spec
 from gensys.run_folder import RunFolder
 
 __all__ = ["SampleJob", "sample"]
@@ -65,7 +66,7 @@ class SampleJob:
         classes = run.source.classes
         table = None
         if self.table is not None:
-            table = read_sample_table(Path(self.table[0]), classes, _conditions(model, classes))
+            table = _read(Path(self.table[0]), model, run)
             if table.digest() != self.table[1]:
                 raise DataError(f"the table {self.table[0]!r} has changed since sampling began: put the old one back")
         moments = taking_moments(store, folder.path / "judge") if self.moments else None
@@ -95,6 +96,12 @@ class SampleJob:
 def _stored(x: torch.Tensor, exact: bool) -> torch.Tensor:
     """Images as pixels, uint8; as they are, float32, if that is asked for, and vectors always: they have no pixels."""
     return x.float() if exact or x.ndim == 2 else to_uint8(x)
+
+
+def _read(path: Path, model: Generative, run: Run) -> SampleTable:
+    source = run.source
+    vector = source.vector if isinstance(source, Arrays) else 0
+    return read_sample_table(path, source.classes, _conditions(model, source.classes), vector)
 
 
 def _conditions(model: Generative, classes: tuple[str, ...]) -> frozenset[str]:
@@ -146,7 +153,7 @@ def sample(
     classes = run.source.classes
     weights = folder.weights_digest(checkpoint, screen.line)
     model = folder.model(spec, weights)
-    rows = None if table is None else read_sample_table(table.resolve(), classes, _conditions(model, classes))
+    rows = None if table is None else _read(table.resolve(), model, run)
     ids = ids or range(64 if rows is None else len(rows))
     if not len(ids) or ids.step != 1 or ids.start < 0:
         raise ConfigError(f"'seeds' must be a range FIRST:END with 0 <= FIRST < END, got {ids.start}:{ids.stop}")
@@ -173,7 +180,7 @@ def sample(
         arrays = {"x": ArraySpec(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch."))}
     arrays |= {"label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")}
     if rows is not None:
-        arrays |= {name: ArraySpec((), str(column.dtype)) for name, column in rows.columns.items()}
+        arrays |= {name: ArraySpec(column.shape[1:], str(column.dtype)) for name, column in rows.columns.items()}
     store = Store.create(
         out,
         arrays,

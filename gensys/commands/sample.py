@@ -42,7 +42,7 @@ from gensys.terminal import Answer, answering, keeping, quoted
     "--table",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What each sample is to be, .csv, .jsonl or .parquet: row i is sample i; columns label, guidance, seed.",
+    help="What each sample is to be, .csv, .jsonl, .parquet: row i is sample i; columns label, guidance, seed, vector.",
 )
 @click.option("--latents", is_flag=True, help="Store what is drawn before it is decoded; see gensys decode.")
 @click.option(

@@ -6,6 +6,7 @@ Row i belongs to sample i. Columns, each of them optional, in any order:
     guidance   the scale of guidance, a finite number
     seed       a seed of this sample's own, a whole number of 64 bits
     prompt     a text, for models that are conditioned on one
+    vector     finite numbers, for models that are conditioned on some: a list, in CSV a text with spaces between them
 
 Rows are counted from 0, without the header. A table is read as a whole, and refused as a whole.
 """
@@ -29,10 +30,10 @@ from gensys.errors import DataError
 
 __all__ = ["NEEDS", "SampleTable", "read_sample_table"]
 
-NEEDS = {"label": "label", "guidance": "guidance", "seed": "seed", "prompt": "text"}
+NEEDS = {"label": "label", "guidance": "guidance", "seed": "seed", "prompt": "text", "vector": "vector"}
 """The columns, and the condition that a model must know for each."""
 
-_DTYPES = {"label": "int64", "guidance": "float64", "seed": "int64"}
+_DTYPES = {"label": "int64", "guidance": "float64", "seed": "int64", "vector": "float32"}
 _SEEDS = range(-(1 << 63), 1 << 63)
 
 Columns = dict[str, list[Any]]
@@ -40,7 +41,8 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class SampleTable:
-    """columns: by name, (rows,) each: label and seed int64, guidance float64, prompt of Python strings."""
+    """columns: by name, (rows,) each: label and seed int64, guidance float64, prompt of Python strings; vector float32,
+    (rows, L)."""
 
     path: Path
     columns: Mapping[str, npt.NDArray[Any]]
@@ -62,8 +64,9 @@ class SampleTable:
         return found.hexdigest()
 
 
-def read_sample_table(path: Path, classes: Sequence[str], conditions: frozenset[str]) -> SampleTable:
-    """Read and check a table. classes: of the labels. conditions: what the model is conditioned on.
+def read_sample_table(path: Path, classes: Sequence[str], conditions: frozenset[str], vector: int = 0) -> SampleTable:
+    """Read and check a table. classes: of the labels. conditions: what the model is conditioned on. vector: the length
+    of its vectors.
 
     Raises: DataError that names the file, the row and the column.
     """
@@ -82,7 +85,7 @@ def read_sample_table(path: Path, classes: Sequence[str], conditions: frozenset[
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(f"the table {str(path)!r} has the unknown column {name!r}.{hint} Known: {', '.join(NEEDS)}")
         if NEEDS[name] not in conditions:
-            what = {"label": "labels", "prompt": "texts"}.get(name, f"{name} for each sample")
+            what = {"label": "labels", "prompt": "texts", "vector": "vectors"}.get(name, f"{name} for each sample")
             raise DataError(
                 f"the table {str(path)!r} has the column {name!r}, and this model takes no {what}: leave it out"
             )
@@ -90,12 +93,22 @@ def read_sample_table(path: Path, classes: Sequence[str], conditions: frozenset[
         raise DataError(
             f"the table {str(path)!r} is empty: it needs a row for every sample, and one of {', '.join(NEEDS)}"
         )
-    read = {"label": lambda value: _label(value, classes), "guidance": _guidance, "seed": _seed, "prompt": _text}
-    return SampleTable(path, {name: _column(path, name, values, read[name]) for name, values in columns.items()})
+    read: dict[str, Callable[[Any], Any]] = {
+        "label": lambda value: _label(value, classes),
+        "guidance": _guidance,
+        "seed": _seed,
+        "prompt": _text,
+        "vector": lambda value: _vector(value, vector),
+    }
+    shapes = {"vector": (vector,)}
+    found = {name: _column(path, name, values, read[name], shapes.get(name, ())) for name, values in columns.items()}
+    return SampleTable(path, found)
 
 
-def _column(path: Path, name: str, values: list[Any], read: Callable[[Any], Any]) -> npt.NDArray[Any]:
-    out = np.empty(len(values), _DTYPES.get(name, object))
+def _column(
+    path: Path, name: str, values: list[Any], read: Callable[[Any], Any], shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    out = np.empty((len(values), *shape), _DTYPES.get(name, object))
     for row, value in enumerate(values):
         try:
             out[row] = read(value)
@@ -134,6 +147,17 @@ def _guidance(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"guidance is a finite number, got {value!r}")
     return number
+
+
+def _vector(value: Any, length: int) -> list[float]:
+    parts = value.split() if isinstance(value, str) else value
+    try:
+        numbers = [math.nan if isinstance(part, bool) else float(part) for part in parts]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) != length or not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"a vector is {length} finite numbers, got {value!r}")
+    return numbers
 
 
 def _seed(value: Any) -> int:

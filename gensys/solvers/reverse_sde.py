@@ -55,8 +55,9 @@ def predictor_corrector(
 
     Song et al., 2020, arXiv:2011.13456, algorithms 1, 2 and 4, in the order of their code: the corrector first.
     """
-    tensors_only("predictor_corrector", "divides by norms", x)
     check_times(times)
+    forward_sde(path(times[0]))  # where a table is asked for, so before any tensor: a path that has no drift is refused
+    tensors_only("predictor_corrector", "divides by norms", x)
     for k, (t, s) in enumerate(pairwise(times)):
         c, z = path(t), draw(2 * k)
         score = predict(x, t).eps / -c.sigma

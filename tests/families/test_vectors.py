@@ -1,10 +1,17 @@
 """Conditions that are numbers: the next state of a system, given its state and an action."""
 
+import json
+import math
+
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from gensys.pipelines.sample import sample
 from gensys.pipelines.train import train
+from pyarrow import parquet
 
+from gensys.data.sample_table import read_sample_table
 from gensys.data.sources import open_source
 from gensys.errors import DataError
 from gensys.noise import Noise, Stream
@@ -145,3 +152,27 @@ def test_vectors_that_do_not_belong_to_the_rows_are_refused(tmp_path, vector):
         DataError, match=r"the array 'vector' of .*a.npz' is .* of shape .*: numbers \(6, L\) are wanted"
     ):
         open_source(save(tmp_path / "a.npz", np.zeros((6, 2), np.float32), vector=vector))
+
+
+def test_a_table_says_what_each_sample_goes_by(trained, tmp_path):
+    """In any kind of file; the store keeps it beside the samples."""
+    vectors = [[0.5, -0.25, 1.0], [0.0, 1.0, -1.0]]
+    (tmp_path / "t.csv").write_text("vector,guidance\n0.5 -0.25 1,1\n0 1 -1.0,2\n")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"vector": v, "guidance": 1.0}) + "\n" for v in vectors))
+    parquet.write_table(pyarrow.table({"vector": vectors}), tmp_path / "t.parquet")
+    for kind in ("csv", "jsonl", "parquet"):
+        table = read_sample_table(tmp_path / f"t.{kind}", (), frozenset({"vector", "guidance"}), 3)
+        assert table.columns["vector"].tolist() == vectors
+    options = {"ids": None, "seed": 0, "label": None, "overrides": {}, "shard": 64, "workers": 0}
+    screen = Screen(quiet=True)
+    store = sample(trained, tmp_path / "s.zarr", table=tmp_path / "t.csv", screen=screen, **options)
+    assert store.read("vector", np.arange(2)).tolist() == vectors
+    (tmp_path / "u.csv").write_text("vector\n0.5 -0.25\n")
+    with pytest.raises(DataError, match=r"row 0 .*'vector': a vector is 3 finite numbers, got '0.5 -0.25'"):
+        sample(trained, tmp_path / "u.zarr", table=tmp_path / "u.csv", screen=screen, **options)
+    for value in ([1, 2, None], [1, 2, math.inf], 3.0, "1 2 x", [True, 1, 2]):
+        (tmp_path / "u.jsonl").write_text(json.dumps({"vector": value}) + "\n")
+        with pytest.raises(DataError, match="a vector is 3 finite numbers, got"):
+            read_sample_table(tmp_path / "u.jsonl", (), frozenset({"vector"}), 3)
+    with pytest.raises(DataError, match="has the column 'vector', and this model takes no vectors"):
+        read_sample_table(tmp_path / "t.csv", (), frozenset({"guidance"}))
