@@ -12,6 +12,7 @@ from gensys.errors import ConfigError
 from gensys.families.diffusion import Diffusion
 from gensys.families.latent import Latent
 from gensys.run_folder import RunFolder
+from gensys.targets import Boundary
 
 __all__ = ["open_teacher"]
 
@@ -32,6 +33,11 @@ def open_teacher(folder: str, domain: Domain) -> Denoiser:
     if not isinstance(model, Diffusion):
         raise ConfigError(
             f"the teacher {folder!r} is a run of {spec.recipe!r}, and a path model is wanted, as latent_dit"
+        )
+    if isinstance(model.denoiser.target, Boundary):
+        raise ConfigError(
+            f"the teacher {folder!r} is a consistency model itself, which predicts ends of trajectories and no mean of "
+            f"the data: give the path model that it was made from, or one like it"
         )
     theirs, ours = _origin(latents_in(source)), _origin(domain.latents)
     if theirs != ours:

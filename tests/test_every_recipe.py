@@ -40,6 +40,10 @@ TINY = {
     },
     "ddpm": SMALL,
     "iddpm": SMALL,
+    "consistency": {
+        **{"data": "images", "size": "16", "width": "8", "depth": "1", "levels": "2"},
+        **{"batch": "8", "last": "20", "doubling": "0"},
+    },
     "kl_autoencoder": {
         "data": "images",
         "size": "16",
@@ -65,6 +69,7 @@ TINY = {
         **{"data": "images", "size": "8", "width": "8", "levels": "2", "batch": "8", "steps": "2"},
         **{"precision": "fp32", "sde": "ve"},
     },
+    "lcm": {"data": "latents", "teacher": "teacher", "batch": "8"},
 }
 
 
@@ -89,14 +94,22 @@ def places(tmp_path_factory):
     knobs = TINY["kl_autoencoder"] | {"data": str(root / "images"), "budget": "8"}
     train(codec, resolve("kl_autoencoder", knobs), workers=0, fresh=False, screen=SCREEN)
     encode(codec, root / "latents.zarr", data=None, shard=64, workers=0, screen=SCREEN)
-    return {"images": str(root / "images"), "latents": str(root / "latents.zarr")}
+    teacher = RunFolder(root / "teacher")
+    knobs = TINY["latent_dit"] | {"data": str(root / "latents.zarr"), "budget": "8"}
+    train(teacher, resolve("latent_dit", knobs), workers=0, fresh=False, screen=SCREEN)
+    return {
+        "images": str(root / "images"),
+        "latents": str(root / "latents.zarr"),
+        "teacher": str(teacher.path),
+    }
 
 
 @pytest.fixture(params=sorted(recipes()))
 def tiny(request, places):
     """(recipe, budget) -> its Spec with the smallest sensible knobs."""
     knobs = TINY[request.param]  # a new recipe needs a line up there
-    return lambda budget="16": resolve(request.param, knobs | {"data": places[knobs["data"]], "budget": budget})
+    found = {name: places[knobs[name]] for name in ("data", "teacher") if name in knobs}
+    return lambda budget="16": resolve(request.param, knobs | found | {"budget": budget})
 
 
 def everything(path):

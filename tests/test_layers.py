@@ -40,7 +40,7 @@ ALLOWED |= {
     "preview": BASE | TOOLS | {"run", "run_folder"},
     "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
     "domain": {"families", "data", "engine", "run", "run_folder"} | BASE,
-    "teacher": {"denoiser", "families", "data", "domain", "run_folder"} | BASE,
+    "teacher": {"denoiser", "targets", "families", "data", "domain", "run_folder"} | BASE,
     "knobs": {name for row in LADDER for name in row} | {"run", "engine"},
     "recipes": {name for row in LADDER for name in row}
     | {"run", "run_folder", "engine", "data", "domain", "knobs"}
