@@ -93,6 +93,8 @@ def _round(
     """One round. before: what was measured of `folder`, if it was."""
     retune = folder.spec().load().retune
     place = (new.path / "pairs.zarr").resolve()
+    if new.exists and new.document()["knobs"].get("pairs") != str(place):
+        raise ConfigError(f"{str(new.path)!r} is another run, and no round of this one: choose another --out")
     drawing = {name: text for name, text in overrides.items() if name in retune}
     spec = _next(folder, drawing, {name: text for name, text in overrides.items() if name not in retune})
     store = sample(

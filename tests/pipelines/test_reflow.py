@@ -283,6 +283,15 @@ def test_numbers_out_of_range_are_refused(root, tmp_path):
             again(root, tmp_path / "new", **options)
 
 
+@pytest.mark.parametrize("out", ["moons", "table"])
+def test_another_run_is_not_written_into(root, out):
+    """Nor the run itself."""
+    before = sorted(p.name for p in (root / out).iterdir())
+    with pytest.raises(ConfigError, match=f"{out}' is another run, and no round of this one: choose another --out"):
+        again(root, root / out)
+    assert sorted(p.name for p in (root / out).iterdir()) == before
+
+
 def test_stores_that_hold_no_pairs_of_these_data_are_refused(root, tmp_path):
     again(root, tmp_path / "new", overrides={"budget": "64"})
     pairs, moons, table = tmp_path / "new" / "pairs.zarr", open_source("moons"), open_source(root / "table.csv")
