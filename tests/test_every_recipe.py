@@ -31,6 +31,7 @@ TINY = {
     "dit": {"data": "latents", "patch": "4", "batch": "8", "steps": "2", "precision": "fp32", "guidance": "2.0"},
     "edm": {
         "data": "images",
+        "net": "unet",
         "size": "8",
         "width": "8",
         "levels": "2",
@@ -66,7 +67,7 @@ TINY = {
         **{"precision": "fp32", "guidance": "2.0"},
     },
     "score_sde": {
-        **{"data": "images", "size": "8", "width": "8", "levels": "2", "batch": "8", "steps": "2"},
+        **{"data": "images", "size": "8", "width": "8", "depth": "1", "batch": "8", "steps": "2"},
         **{"precision": "fp32", "sde": "ve"},
     },
     "lcm": {"data": "latents", "teacher": "teacher", "batch": "8"},

@@ -117,7 +117,8 @@ def _wants_gradient(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b without autograd, by the faster library."""
-    if x.numel() and weight.numel():  # oneDNN takes no empty matrices
+    # oneDNN takes no empty matrices, and torch's own compiler takes oneDNN by itself, or not at all
+    if x.numel() and weight.numel() and not torch.compiler.is_compiling():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

@@ -113,31 +113,33 @@ class UNet(nn.Module):
         self.condition = Condition(dim, classes=classes, vector=vector)
         self.first = nn.Conv2d(channels, width, 3, padding=1)
 
-        def block(inputs: int, outputs: int, level: int | None, resample: float = 1.0) -> Block:
-            attends = level is None or level in attention
+        def block(inputs: int, outputs: int, attends: bool) -> Block:
             if attends and outputs % min(head, outputs):
                 raise ValueError(f"'head' must divide the channels of a block that attends, {outputs}, got {head}")
             heads = outputs // min(head, outputs) if attends else 0
-            return Block(inputs, outputs, dim, heads=heads, dropout=dropout, resample=resample)
+            return Block(inputs, outputs, dim, heads=heads, dropout=dropout)
+
+        def resized(d: int, resample: float) -> Block:  # these never attend
+            return Block(d, d, dim, dropout=dropout, resample=resample)
 
         down: list[Block] = []
         up: list[Block] = []
         kept, d = [width], width  # channels of what is handed across
         for level, times in enumerate(multipliers):
             for _ in range(blocks):
-                down.append(block(d, width * times, level))
+                down.append(block(d, width * times, level in attention))
                 d = width * times
                 kept.append(d)
             if level < levels - 1:
-                down.append(block(d, d, level, resample=0.5))
+                down.append(resized(d, 0.5))
                 kept.append(d)
-        self.middle = nn.ModuleList([block(d, d, None), Block(d, d, dim, dropout=dropout)])
+        self.middle = nn.ModuleList([block(d, d, True), block(d, d, False)])
         for level, times in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
-                up.append(block(d + kept.pop(), width * times, level))
+                up.append(block(d + kept.pop(), width * times, level in attention))
                 d = width * times
             if level:
-                up.append(block(d, d, level, resample=2.0))
+                up.append(resized(d, 2.0))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
         self.widens = [b.resample > 1.0 for b in up]
         self.norm, self.last = _norm(d), _zero(d, outputs or channels)

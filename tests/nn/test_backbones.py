@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from gensys.engine.recompute import recompute_blocks
 from gensys.nn.autoencoder import Decoder, Encoder
-from gensys.nn.dit import DiT
+from gensys.nn.dit import SIZES, DiT
 from gensys.nn.embed import LabelEmbedding, TimeEmbedding, grid_positions, sinusoid
 from gensys.nn.mlp import MLP
 from gensys.nn.unet import UNet
@@ -90,6 +91,74 @@ def test_a_unet_computes_any_size_that_it_can_halve():
         unet(attention=(2,))
     with pytest.raises(ValueError, match="'head' must divide"):
         unet(head=5)
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("size", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
+def test_a_dit_has_the_published_number_of_parameters(size, millions):
+    """Peebles and Xie, 2022, table 4, in latents of 4 x 32 x 32 with 1,000 classes and a learned variance."""
+    width, depth, heads = SIZES[size]
+    with torch.device("meta"):
+        net = DiT((4, 32, 32), patch=2, width=width, depth=depth, heads=heads, classes=1000, outputs=8)
+    assert round(count(net) / 1e6) == millions
+
+
+def test_a_unet_has_the_published_number_of_parameters():
+    """Ho et al., 2020, appendix B: 35.7 million on CIFAR-10, 35,746,307 in the released weights, of the same layout but
+    with a plain convolution for a resampling block, a shift without a scale, and no classes."""
+    with torch.device("meta"):
+        net = UNet(3, width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(1,))
+    theirs = count(net) - count(net.condition.label)
+    for block in net.blocks:
+        d = block.conv_in.in_channels
+        theirs -= count(block.modulation) // 2 if block.resample == 1.0 else count(block) - (9 * d * d + d)
+    assert theirs == 35_746_307
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(128, 32), (256, 32), (64, 16), (32, 8), (20, 5), (6, 1), (2, 1)])
+def test_a_group_of_a_norm_has_four_channels_at_least(channels, groups):
+    norm = UNet(1, width=channels, multipliers=(1,), blocks=1, attention=(), head=channels).norm
+    assert norm.num_groups == groups
+
+
+COMPILED = {
+    "mlp": (partial(mlp, depth=2), True),
+    "dit": (partial(dit, width=8, depth=1, heads=2), True),
+    "unet": (partial(unet, multipliers=(1, 1), blocks=1, attention=()), False),  # its gradients take seconds to trace
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch's tracer makes its own autograd functions
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_network_is_one_graph(name):
+    build, gradients = COMPILED[name]
+    net = awake(build(vector=2)).requires_grad_(gradients)
+    x, t = inputs(2, shape_of(net))
+    cond = {"label": torch.tensor([1, -1]), "vector": torch.tensor([[0.1, 0.2], [torch.nan, 0.0]])}
+    found = []
+    for f in (net, torch.compile(net, fullgraph=True, backend="aot_eager")):
+        out = f(x, t, cond)
+        inner = torch.autograd.grad(out.square().sum(), [*net.parameters()], allow_unused=True) if gradients else ()
+        found.append([out.detach(), *(g for g in inner if g is not None)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("net", [dit, unet])
+def test_recomputed_blocks_give_the_same_bits(net):
+    x, t = inputs()
+    found = []
+    for recompute in (False, True):
+        model = awake(net())
+        names = list(model.state_dict())
+        if recompute:
+            recompute_blocks(model)
+        assert list(model.state_dict()) == names
+        (model(x, t, {"label": torch.arange(4)}) - x).square().mean().backward()
+        found.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("net", NETS)
