@@ -177,12 +177,13 @@ class RunFolder:
     def average(self, width: float, step: int | None = None) -> Combination:
         """Make the average of this relative width from the run's snapshots; kept as ema/WIDTH.safetensors.
 
-        Raises: see `engine.posthoc.reconstruct`.
+        Raises: RunError if this is no run; else see `engine.posthoc.reconstruct`.
         """
         from safetensors.torch import save
 
         from gensys.engine.posthoc import reconstruct
 
+        self.document()  # a folder that is no run is told as such
         made = reconstruct(self.path / "snapshots", width, step)
         path = self._ema(width)
         with durable.explained(path, "saving an average"):

@@ -6,9 +6,12 @@ from typing import Literal
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from gensys.catalogue import describe
+from gensys.cli import cli
 from gensys.engine.checkpoint import State, checkpoint_tensors, save_checkpoint
+from gensys.engine.posthoc import save_snapshot
 from gensys.errors import CheckpointError, ConfigError, RunError
 from gensys.run import Spec, _paper, budget_of, knobs_of, nearest, parse, recipes, resolve
 from gensys.run_folder import RunFolder
@@ -339,6 +342,26 @@ def test_the_trained_model_holds_the_average(mine, tmp_path):
     assert len(made.weights_digest()) == 64
     with pytest.raises(CheckpointError, match="does not fit the model of this recipe"):
         made.model(made.spec().with_knobs({"width": 5}))
+
+
+def test_an_average_that_was_made_afterwards_is_a_checkpoint_to_sample_from(mine, tmp_path):
+    made = folder(tmp_path)
+    ask = lambda *words: CliRunner().invoke(cli, ["ema", str(made.path), *words])  # noqa: E731
+    assert "there are no snapshots in" in " ".join(ask("--width", "0.07").output.split())
+    with pytest.raises(RunError, match=r"no average of width 0.07: `gensys ema .* --width 0.07` makes it"):
+        made.weights("ema:0.07")
+    with pytest.raises(ConfigError, match="has a number for its width, got 'wide'"):
+        made.weights("ema:wide")
+    weights = made.spec().model().state_dict()
+    for step in (50, 100):
+        save_snapshot(made.path / "snapshots", step, dict.fromkeys((0.05, 0.1), weights))
+    assert "'width' must lie in" in " ".join(ask("--width", "2").output.split())
+    told = json.loads(ask("--width", "0.07", "--json").stdout)
+    assert (told["step"], told["snapshots"], told["weights"]) == (100, 4, str(made.weights("ema:0.07")))
+    model = made.model(digest=made.weights_digest("ema:0.07"))
+    torch.testing.assert_close(dict(model.state_dict()), dict(weights))  # of averages that are all the same
+    with pytest.raises(RunError, match="is no run"):
+        RunFolder(tmp_path / "nothing").average(0.07)
 
 
 def test_no_run_is_told(tmp_path):

@@ -17,9 +17,9 @@ def edm(
     level_mean: float = -1.2,  # mean of the logarithm of the noise levels in training
     level_std: float = 1.2,  # standard deviation of the logarithm of the noise levels in training
     dropout: float = 0.1,  # probability that a row is trained without its label
-    network: Network = Network(net="dit", width=128, depth=4, patch=4),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=32, budget="100k", lr=2e-3),  # noqa: B008
-    sampling: Sampling = Sampling(solver="heun", steps=18, grid="karras"),  # noqa: B008
+    network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
+    sampling: Sampling = Sampling(solver="heun", steps=10, grid="karras"),  # noqa: B008
 ) -> Run:
     """EDM: a denoiser whose input, output and loss are scaled to unit variance at every noise level.
 

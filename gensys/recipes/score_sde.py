@@ -23,9 +23,9 @@ def score_sde(
     sigma_max: float = 50.0,  # last noise level of ve: the largest distance between two data
     sigma_data: float = 0.5,  # standard deviation of the data, which scales the network's inputs under ve
     dropout: float = 0.1,  # probability that a row is trained without its label
-    network: Network = Network(net="dit", width=128, depth=4, patch=4),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=32, budget="100k", lr=2e-3),  # noqa: B008
-    sampling: Sampling = Sampling(solver="ddim", steps=25, grid="karras"),  # noqa: B008
+    network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
+    sampling: Sampling = Sampling(solver="ddim", steps=16, grid="karras"),  # noqa: B008
 ) -> Run:
     """Score-based diffusion by a stochastic differential equation: VP, sub-VP or VE.
 
