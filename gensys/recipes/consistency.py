@@ -23,7 +23,7 @@ def consistency(
     last: int = 160,  # from scratch: intervals at the end; more are finer, and need more steps
     doubling: int = 2000,  # from scratch: steps over which the intervals double; 0 = all of a budget in rows
     sigma_data: float = 0.5,  # from scratch: standard deviation of the data
-    levels: int = 18,  # distilled: noise levels of the ladder
+    rungs: int = 18,  # distilled: noise levels of the ladder
     step: Literal["heun", "ddim"] = "heun",  # distilled: the solver that steps from one level to the next
     scale: float = 1.0,  # distilled: scale of the teacher's guidance, which the student cannot change later
     network: Network = Network(),  # noqa: B008 - a frozen value; a student has the network of its teacher
@@ -44,7 +44,7 @@ def consistency(
             return distilled(
                 denoiser,
                 domain.shape,
-                ladder=karras_levels(denoiser.path, levels, LOW),
+                ladder=karras_levels(denoiser.path, rungs, LOW),
                 step=heun_step if step == "heun" else ddim_step,
                 scales=(scale, scale),
                 sampler=sampling.sampler(denoiser.path, guided=guided, bounds=domain.bounds),
