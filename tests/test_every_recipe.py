@@ -160,7 +160,7 @@ def test_two_steps_then_the_same_model_from_the_disk(tiny, tmp_path):
 
 def test_training_moves_every_weight_of_the_players(tiny, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    train(folder, tiny("24"), workers=0, fresh=False, screen=SCREEN)
+    train(folder, tiny("48"), workers=0, fresh=False, screen=SCREEN)
     at = newest(folder.path / "checkpoints")
     trained = load_file(at / "model.safetensors")
     torch.manual_seed(folder.spec().load().settings.seed)
