@@ -16,7 +16,7 @@ def latent_diffusion(
     dropout: float = 0.1,  # probability that a row is trained without its label
     aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
     network: Network = Network(net="unet", width=64, depth=1, levels=2),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=64, budget="300k", lr=1e-3),  # noqa: B008
+    training: Training = Training(batch=32, budget="200k", lr=2e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="ddim", steps=30, grid="trailing", guidance=1.5),  # noqa: B008
 ) -> Run:
     """Diffusion with a U-Net on the latents of a store; samples are decoded by its codec.
