@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Cond
+from gensys.nn.embed import CLOCK
 from gensys.noise import Noise, Stream
 from gensys.paths import Path, expand
 from gensys.targets import Target
@@ -32,7 +33,8 @@ class Denoiser(nn.Module):
     sigma_data: None, the network sees x_t and t as they are. The standard deviation of the data: it sees
     x_t / sqrt((sigma_data alpha)^2 + sigma^2), of unit variance at every t, and ln(sigma / alpha) / 4 for t, as paths
     of unbounded noise need it (Karras et al., 2022, arXiv:2206.00364, table 1, for any alpha). Levels sigma / alpha
-    below 2^-24 and above 2^24 are told to the network as these: at the ends of a path the logarithm is infinite.
+    below 2^-24 and above 2^24 are told to the network as these: at the ends of a path the logarithm is infinite. The
+    network is given a `CLOCK`th of it, so that what its sinusoids see is what EDM's do: it varies over a few units.
 
     base: the law of eps. Flow matching may carry any law to the data's; everything else wants it `gaussian`.
 
@@ -87,7 +89,7 @@ class Denoiser(nn.Module):
         c = self.path(t.double())  # in float32 the last bit of a logarithm depends on a row's place in the batch
         scale = ((self.sigma_data * c.alpha) ** 2 + c.sigma**2).rsqrt().to(x_t.dtype)
         level = (torch.log(c.sigma) - torch.log(c.alpha)).clamp(-_FARTHEST, _FARTHEST)
-        return self.net(expand(scale, x_t) * x_t, (level / 4.0).to(t.dtype), cond)
+        return self.net(expand(scale, x_t) * x_t, (level / (4.0 * CLOCK)).to(t.dtype), cond)
 
     def along(self, x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, the target of the network) for data, noise and times (B,)."""

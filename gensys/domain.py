@@ -40,6 +40,11 @@ class Domain:
         return self.source.vector if isinstance(self.source, Arrays) else 0
 
     @property
+    def conditional(self) -> bool:
+        """Whether rows go by anything that guidance could follow."""
+        return self.classes > 0 or self.vector > 0
+
+    @property
     def image(self) -> tuple[int, int, int]:
         """The shape of one image or latent. Raises DataError if the data are vectors."""
         if len(self.shape) != 3:

@@ -11,6 +11,7 @@ from gensys.core import Cond
 from gensys.nn.linear import Linear
 
 __all__ = [
+    "CLOCK",
     "Condition",
     "GuidanceEmbedding",
     "LabelEmbedding",
@@ -19,6 +20,8 @@ __all__ = [
     "sinusoid",
     "taken_by",
 ]
+
+CLOCK = 1000.0  # sinusoids were made for integer steps up to 1000: this way they resolve t to about 1e-3
 
 
 def sinusoid(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
@@ -40,7 +43,7 @@ def grid_positions(height: int, width: int, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """(B,) times in [0, 1] -> (B, dim): sinusoids of 1000 t, then two linear layers."""
+    """(B,) times in [0, 1] -> (B, dim): sinusoids of `CLOCK` t, then two linear layers."""
 
     def __init__(self, dim: int, frequencies: int = 128) -> None:
         super().__init__()
@@ -48,8 +51,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(Linear(frequencies, dim), nn.SiLU(), Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
-        # 1000 t: the sinusoids were made for integer steps up to 1000, and resolve t to about 1e-3 this way
-        return self.mlp(sinusoid(1000.0 * t, self.frequencies))
+        return self.mlp(sinusoid(CLOCK * t, self.frequencies))
 
 
 class LabelEmbedding(nn.Module):

@@ -36,7 +36,7 @@ def consistency(
     Dhariwal, 2023, arXiv:2310.14189, table 1.
     """
     domain = open_domain(data, size)
-    guided = domain.classes > 0
+    guided = domain.conditional
 
     def prior() -> Generative:
         if teacher:
@@ -50,7 +50,7 @@ def consistency(
                 sampler=sampling.sampler(denoiser.path, guided=guided, bounds=domain.bounds),
             )
         return consistency_model(
-            network.build(domain.shape, classes=domain.classes),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             curriculum=Curriculum(_steps(doubling, training), first, last),
             sigma_data=sigma_data,

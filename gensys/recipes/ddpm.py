@@ -50,11 +50,11 @@ def ddpm(
     path = Discrete(zero_terminal_snr(bar) if zero_terminal else bar)
 
     def prior() -> Generative:
-        sampler = sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds)
+        sampler = sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds)
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
         return system.ddpm(
-            network.build(domain.shape, classes=domain.classes),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
             target=TARGETS[target],

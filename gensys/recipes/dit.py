@@ -38,12 +38,13 @@ def dit(
             depth=depth,
             heads=heads,
             classes=domain.classes,
+            vector=domain.vector,
         )
         return system(
             net,
             domain.shape,
             dropout=dropout,
-            sampler=sampling.sampler(PATH, guided=domain.classes > 0, bounds=domain.bounds),
+            sampler=sampling.sampler(PATH, guided=domain.conditional, bounds=domain.bounds),
         )
 
     return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

@@ -31,14 +31,14 @@ def edm(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
             sigma_data=sigma_data,
             mean=level_mean,
             std=level_std,
             dropout=dropout,
-            sampler=sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds),
+            sampler=sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

@@ -43,11 +43,11 @@ def iddpm(
     path = Discrete(SCHEDULES[schedule](timesteps))
 
     def prior() -> Generative:
-        sampler = sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds)
+        sampler = sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds)
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
         return system.iddpm(
-            network.build(domain.shape, classes=domain.classes, outputs=2 * domain.shape[0]),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector, outputs=2 * domain.shape[0]),
             domain.shape,
             path=path,
             target=TARGETS[target],

@@ -32,10 +32,10 @@ def latent_diffusion(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             dropout=dropout,
-            sampler=sampling.sampler(PATH, guided=domain.classes > 0),
+            sampler=sampling.sampler(PATH, guided=domain.conditional),
         )
 
     return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

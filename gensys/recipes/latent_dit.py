@@ -40,7 +40,7 @@ def latent_dit(
             depth=depth,
             heads=heads,
             dropout=dropout,
-            sampler=sampling.sampler(Linear(), guided=domain.classes > 0),
+            sampler=sampling.sampler(Linear(), guided=domain.conditional),
         )
 
     return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

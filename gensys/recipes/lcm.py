@@ -31,7 +31,7 @@ def lcm(
 
     def prior() -> Generative:
         denoiser = open_teacher(teacher, domain)
-        sampler = sampling.sampler(denoiser.path, guided=domain.classes > 0, bounds=domain.bounds)
+        sampler = sampling.sampler(denoiser.path, guided=domain.conditional, bounds=domain.bounds)
         scales = (w_min, w_max)
         return system(denoiser, domain.shape, rungs=rungs, skip=skip, scales=scales, w=w, sampler=sampler)
 

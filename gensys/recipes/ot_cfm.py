@@ -27,13 +27,12 @@ def ot_cfm(
     domain = open_domain(data, size)
 
     def prior() -> Generative:
-        classes = domain.classes
         return system(
-            network.build(domain.shape, classes=classes),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             law=times.build(),
             dropout=dropout,
-            sampler=sampling.sampler(Linear(), guided=classes > 0, bounds=domain.bounds),
+            sampler=sampling.sampler(Linear(), guided=domain.conditional, bounds=domain.bounds),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

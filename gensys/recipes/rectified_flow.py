@@ -34,14 +34,13 @@ def rectified_flow(
     source = domain.source if found is None else found
 
     def prior() -> Generative:
-        classes = domain.classes
         return system(
-            network.build(domain.shape, classes=classes),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             law=times.build(),
             dropout=dropout,
             pairs=None if found is None else found.seed,
-            sampler=sampling.sampler(Linear(), guided=classes > 0, bounds=domain.bounds),
+            sampler=sampling.sampler(Linear(), guided=domain.conditional, bounds=domain.bounds),
         )
 
     return replace(domain, source=source).run(prior, training.settings(), SAMPLING)

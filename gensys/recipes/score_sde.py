@@ -39,13 +39,13 @@ def score_sde(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes),
+            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
             target=targets.noise if target == "noise" else targets.score,
             sigma_data=sigma_data,
             dropout=dropout,
-            sampler=sampling.sampler(path, guided=domain.classes > 0, bounds=domain.bounds),
+            sampler=sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

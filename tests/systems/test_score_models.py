@@ -11,6 +11,7 @@ from gensys import targets
 from gensys.core import Batch
 from gensys.denoiser import Denoiser
 from gensys.families.diffusion import Sampler
+from gensys.nn.embed import CLOCK
 from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
 from gensys.paths import EDM, VE, VP, Cosine, Linear, SubVP
@@ -51,7 +52,7 @@ def test_edm_is_preconditioned_as_published(sigma_data):
     output = model.denoiser(x_t, sigma, {})
     s = (sigma**2 + sigma_data**2).sqrt()
     torch.testing.assert_close(net.x, x_t / s[:, None], rtol=0, atol=1e-10)
-    torch.testing.assert_close(net.t, sigma.log() / 4, rtol=0, atol=1e-10)
+    torch.testing.assert_close(CLOCK * net.t, sigma.log() / 4, rtol=0, atol=1e-10)
     c = model.denoiser.path(sigma[:, None])
     denoised = targets.recover(c, model.denoiser.target, x_t, output).x
     c_skip, c_out = (sigma_data**2 / s**2)[:, None], (sigma * sigma_data / s)[:, None]
@@ -67,7 +68,7 @@ def test_the_loss_of_edm_is_the_published_one():
     sigma = torch.exp(-1.2 + 1.2 * noise.normal((1,), Stream.TIME).double())
     x_t = x + sigma * noise.normal((3,), Stream.EPS).double()
     total = (sigma**2 + s**2).sqrt()
-    f = net(x_t / total, (sigma.log() / 4)[:, 0], {})
+    f = net(x_t / total, (sigma.log() / 4 / CLOCK)[:, 0], {})
     d = s**2 / total**2 * x_t + sigma * s / total * f
     wanted = (total**2 / (sigma * s) ** 2 * (d - x).square()).mean()
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=0)  # times are float32
@@ -111,7 +112,7 @@ def test_scaled_inputs_are_finite_at_both_ends_and_a_row_depends_on_itself(path)
     assert x.isfinite().all()
     assert level.isfinite().all()
     assert bool((level.diff() > 0).all())
-    assert float(level[0]) == pytest.approx(-6 * math.log(2))
+    assert CLOCK * float(level[0]) == pytest.approx(-6 * math.log(2))
     for row in range(7):
         denoiser(x_t[row : row + 1], t[row : row + 1], {})
         assert torch.equal(net.x[0], x[row])
@@ -132,8 +133,8 @@ class Exact(nn.Module):
         self.path, self.s = path, s
 
     def forward(self, x, t, cond):
-        if isinstance(self.path, VE):  # x = x_t / sqrt(s^2 + sigma^2), t = ln(sigma) / 4
-            sigma = torch.exp(4 * t)[:, None]
+        if isinstance(self.path, VE):  # x = x_t / sqrt(s^2 + sigma^2), CLOCK t = ln(sigma) / 4
+            sigma = torch.exp(4 * CLOCK * t)[:, None]
             return sigma / (self.s**2 + sigma**2).sqrt() * x
         c = self.path(t.double()[:, None])
         return (c.sigma / ((c.alpha * self.s) ** 2 + c.sigma**2)).float() * x
