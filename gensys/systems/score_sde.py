@@ -34,7 +34,7 @@ __all__ = ["even_on_noise", "score_sde"]
 
 def even_on_noise(c: Coefs, target: Target) -> Tensor:
     """1 on the error of eps, whatever the output: (alpha / sigma)^2 on that of the data, sigma^2 on the score's."""
-    return on_data(c, target, (c.alpha / c.sigma) ** 2)
+    return on_data(c, target, c.alpha**2)
 
 
 def score_sde(
