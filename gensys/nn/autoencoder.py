@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Encoder"]
+from gensys.nn.linear import Linear
+
+__all__ = ["Decoder", "Encoder", "Perceptron", "WithScale", "flat_codec"]
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -72,3 +75,56 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)
+
+
+class Perceptron(nn.Module):
+    """(B, inputs) -> (B, outputs): `depth` hidden layers of `width`, SiLU; depth = 0 is a linear map."""
+
+    def __init__(self, inputs: int, outputs: int, *, width: int = 128, depth: int = 2) -> None:
+        super().__init__()
+        sizes = [inputs, *[width] * depth, outputs]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [Linear(before, after), nn.SiLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class WithScale(nn.Module):
+    """A decoder's output, and behind it along dim 1 the logarithm of one learnt scale for all elements."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        mean = self.decoder(z)
+        return torch.cat([mean, self.log_scale.to(mean.dtype).expand_as(mean)], 1)
+
+
+def flat_codec(
+    shape: tuple[int, int, int],
+    *,
+    codes: int,
+    latent: int,
+    outputs: int,
+    widths: tuple[int, ...],
+    patch: int,
+    channels: int = 8,
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder (B, C, H, W) -> (B, codes), decoder (B, latent) -> (B, outputs, H, W), with flat latents.
+
+    channels: of the grid of features that a linear layer turns into a vector, and back.
+    """
+    image, height, width = shape
+    factor = patch * 2 ** (len(widths) - 1)
+    if height % factor or width % factor:
+        raise ValueError(f"'shape' must have sides that are multiples of {factor}, got {shape}")
+    grid = (channels, height // factor, width // factor)
+    numbers = math.prod(grid)
+    encoder = nn.Sequential(Encoder(image, channels, widths, patch), nn.Flatten(), Linear(numbers, codes))
+    decoder = nn.Sequential(Linear(latent, numbers), nn.Unflatten(1, grid), Decoder(outputs, channels, widths, patch))
+    return encoder, decoder

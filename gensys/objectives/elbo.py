@@ -1,18 +1,46 @@
-"""The evidence lower bound of a latent-variable model with a diagonal Gaussian posterior.
+"""The evidence lower bound of a latent-variable model with a diagonal Gaussian posterior, and its relatives.
 
     log p(x) >= E_q [log p(x | z)] - beta KL(q(z | x) || N(0, I))         beta = 1: the bound
+    log p(x) >= E [log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x)]          the importance-weighted bound, tighter with K
 
 Kingma and Welling, 2013, "Auto-encoding variational Bayes", arXiv:1312.6114, equation 3; beta: Higgins et al., 2017,
 "beta-VAE". A codec for latent diffusion takes a very small beta (Rombach et al., 2021, arXiv:2112.10752, appendix G).
+Second line: Burda, Grosse and Salakhutdinov, 2015, "Importance weighted autoencoders", arXiv:1509.00519, equation 8.
+
+A posterior collapses where z says nothing about x: beta that grows during training (`linear`, `cyclic`) and `free_bits`
+are the usual cures, `active_units` and `kl_per_dimension` show it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from gensys.core import Loss, Posterior
 
-__all__ = ["elbo"]
+__all__ = [
+    "ACTIVE",
+    "Schedule",
+    "active_units",
+    "cyclic",
+    "elbo",
+    "free_bits",
+    "importance_bound",
+    "importance_loss",
+    "kl_per_dimension",
+    "linear",
+    "log_weights",
+    "negative_bound",
+]
+
+Schedule = Callable[[int], float]
+"""The step of the training, from 0 -> what beta is multiplied by, in [0, 1]."""
+
+ACTIVE = 0.01
+"""The variance of a posterior mean over data above which a latent counts as used (Burda et al., section 5.2)."""
 
 
 def elbo(reconstruction: Tensor, posterior: Posterior, beta: float) -> Loss:
@@ -24,3 +52,89 @@ def elbo(reconstruction: Tensor, posterior: Posterior, beta: float) -> Loss:
     kl = posterior.kl().mean()
     total = error + beta * kl / reconstruction[0].numel()
     return Loss(total, {"loss": total.detach(), "reconstruction": error.detach(), "kl": kl.detach()})
+
+
+def linear(steps: int) -> Schedule:
+    """0 at the first step, 1 from step `steps` on (Bowman et al., 2016, "Generating sentences from a continuous space",
+    arXiv:1511.06349, section 3.1)."""
+    if steps < 1:
+        raise ValueError(f"'steps' must be at least 1, got {steps}: for no annealing leave the schedule out")
+    return lambda step: min(1.0, step / steps)
+
+
+def cyclic(period: int, ramp: float = 0.5) -> Schedule:
+    """From 0 to 1 in the first part `ramp` of every `period` steps, then 1 (Fu et al., 2019, "Cyclical annealing
+    schedule", arXiv:1903.10145, equation 6; ramp = 0.5 there)."""
+    if period < 1 or not 0.0 < ramp <= 1.0:
+        raise ValueError(f"'period' must be at least 1 and 'ramp' lie in (0, 1], got {period} and {ramp}")
+    return lambda step: min(1.0, (step % period) / (period * ramp))
+
+
+def kl_per_dimension(posterior: Posterior) -> Tensor:
+    """KL(q(z_j | x) || N(0, 1)) in nats of every latent number, (B, Z); its sum over j is `Posterior.kl`."""
+    nats = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1.0 - posterior.logvar)
+    return nats.flatten(1)
+
+
+def free_bits(kl: Tensor, least: float) -> Tensor:
+    """sum_j max(least, mean over rows of KL_j), (): below `least` nats a latent is not pressed further.
+
+    kl: (B, Z). Kingma et al., 2016, "Improving variational inference with inverse autoregressive flow",
+    arXiv:1606.04934, equation 15. The mean is over the rows that are computed together.
+    """
+    return kl.mean(0).clamp(min=least).sum()
+
+
+def active_units(posterior: Posterior) -> Tensor:
+    """How many latent numbers vary with x: those whose posterior mean has a variance above `ACTIVE` over the rows."""
+    mean = posterior.mean.detach().flatten(1)
+    return (mean.var(0, correction=0) > ACTIVE).sum().float()
+
+
+def negative_bound(
+    log_likelihood: Tensor, posterior: Posterior, *, beta: float = 1.0, free: float = 0.0, elements: int = 1
+) -> Loss:
+    """-E_q [log p(x | z)] + beta KL, in nats per datum over `elements`.
+
+    log_likelihood: log p(x | z) at one draw of z, (B,). free: nats that every latent number has for nothing, see
+    `free_bits`. The terms of the log are nats per datum, but for the loss, and free of beta and free bits.
+    """
+    kl = kl_per_dimension(posterior)
+    price = free_bits(kl, free) if free > 0.0 else kl.sum(1).mean()
+    nll = -log_likelihood.mean()
+    return Loss(total := (nll + beta * price) / elements, {"loss": total.detach(), **_terms(nll, kl, posterior)})
+
+
+def importance_bound(weights: Tensor) -> Tensor:
+    """log 1/K sum_k exp(weights_k), (B,). weights: (B, K), log p(x | z_k) + log p(z_k) - log q(z_k | x), see
+    `log_weights`."""
+    return torch.logsumexp(weights, 1) - math.log(weights.shape[1])
+
+
+def log_weights(log_likelihood: Tensor, posterior: Posterior, eps: Tensor) -> Tensor:
+    """log p(x | z_k) + log p(z_k) - log q(z_k | x) at z_k = mean + exp(logvar / 2) eps_k, (B, K).
+
+    log_likelihood: (B, K). eps: (B, K, *Z).
+    """
+    mean, logvar = posterior.mean[:, None], posterior.logvar[:, None]
+    z = mean + torch.exp(0.5 * logvar) * eps
+    difference = 0.5 * (eps.square() + logvar - z.square())  # of the log densities: their constants are the same
+    return log_likelihood + difference.flatten(2).sum(2)
+
+
+def importance_loss(log_likelihood: Tensor, posterior: Posterior, eps: Tensor, *, elements: int = 1) -> Loss:
+    """The negative importance-weighted bound over `elements`, and the terms of `negative_bound`."""
+    total = -importance_bound(log_weights(log_likelihood, posterior, eps)).mean() / elements
+    terms = _terms(-log_likelihood.mean(), kl_per_dimension(posterior), posterior)
+    return Loss(total, {"loss": total.detach(), **terms})
+
+
+def _terms(nll: Tensor, kl: Tensor, posterior: Posterior) -> dict[str, Tensor]:
+    each = kl.detach().mean(0)
+    return {
+        "reconstruction": nll.detach(),
+        "kl": each.sum(),
+        "kl_least": each.min(),  # of all latent numbers, averaged over the rows
+        "kl_most": each.max(),
+        "active_units": active_units(posterior),
+    }

@@ -1,0 +1,129 @@
+"""Variational autoencoders: encoder x Gaussian posterior x decoder x observation model.
+
+    z ~ N(0, I),   x ~ p(x | decoder(z));   q(z | x) = N(mean(x), exp(logvar(x)))
+
+Kingma and Welling, 2013, "Auto-encoding variational Bayes", arXiv:1312.6114. Unlike `families.autoencoder`, whose
+latents another model learns, this is a model of the data by itself: its loss is a bound on log p(x) in nats, whatever
+the observation model, so figures of different ones can be held against each other where they are of the same data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gensys.core import Batch, Cond, Generative, Loss, Posterior
+from gensys.noise import Noise, Stream
+from gensys.objectives.elbo import (
+    Schedule,
+    importance_bound,
+    importance_loss,
+    log_weights,
+    negative_bound,
+)
+from gensys.objectives.observation import Observation
+
+__all__ = ["VAE", "interpolate"]
+
+
+class VAE(Generative):
+    """encoder: (B, *S) -> (B, 2 Z, ...), mean and logvar along dim 1; decoder: (B, *latent) -> the observation's
+    parameters.
+
+    beta: the weight of the KL term; schedule: what it is multiplied by at a step of training (None: 1), as validation
+    always has the whole. free: nats that each latent number has for nothing. draws: K of the importance-weighted bound
+    that is trained on; 1 is the ordinary one. noisy: whether samples are drawn from p(x | z), or are its mean.
+    bound_draws: K of `log_prob`. logvar_limit: see `Autoencoder`.
+
+    Raises ValueError if the importance-weighted bound is to have a weight, a schedule or free bits: it has no KL term.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent: tuple[int, ...],
+        observation: Observation,
+        *,
+        beta: float = 1.0,
+        schedule: Schedule | None = None,
+        free: float = 0.0,
+        draws: int = 1,
+        noisy: bool = False,
+        bound_draws: int = 64,
+        logvar_limit: float = 20.0,
+    ) -> None:
+        super().__init__()
+        if min(draws, bound_draws) < 1 or min(beta, free) < 0.0:
+            raise ValueError(
+                f"'draws' and 'bound_draws' must be at least 1, 'beta' and 'free' not negative, got {draws}, "
+                f"{bound_draws}, {beta} and {free}"
+            )
+        if draws > 1 and (beta != 1.0 or schedule is not None or free):
+            raise ValueError(
+                f"'draws' is {draws}: the importance-weighted bound has no KL term to weigh, so beta must be 1, "
+                f"without annealing and free bits; or take draws=1"
+            )
+        self.encoder, self.decoder, self.latent, self.observation = encoder, decoder, latent, observation
+        self.beta, self.schedule, self.free, self.draws = beta, schedule, free, draws
+        self.noisy, self.bound_draws, self.logvar_limit = noisy, bound_draws, logvar_limit
+
+    def encode(self, x: Tensor) -> Posterior:
+        mean, logvar = self.encoder(x).float().chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(-self.logvar_limit, self.logvar_limit))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x | z)."""
+        return self.observation.mean(self.decoder(z).float())
+
+    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
+        x, posterior = batch.x, self.encode(batch.x)
+        elements = x[0].numel()  # keeps the learning rate free of the size of the data
+        eps = noise.normal((self.draws, *posterior.mean.shape[1:]), Stream.POSTERIOR)
+        log_likelihood = self._log_likelihood(x, posterior, eps)
+        if self.draws > 1:
+            return importance_loss(log_likelihood, posterior, eps, elements=elements)
+        share = self.schedule(noise.step) if self.schedule is not None and self.training else 1.0
+        weight = self.beta * share
+        return negative_bound(log_likelihood[:, 0], posterior, beta=weight, free=self.free, elements=elements)
+
+    def _log_likelihood(self, x: Tensor, posterior: Posterior, eps: Tensor) -> Tensor:
+        """log p(x | z_k), (B, K), at the latents of eps, (B, K, *Z)."""
+        z = posterior.mean[:, None] + torch.exp(0.5 * posterior.logvar[:, None]) * eps
+        rows = x.repeat_interleave(eps.shape[1], 0)
+        return self.observation.log_prob(self.decoder(z.flatten(0, 1)).float(), rows).view(eps.shape[:2])
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
+        """A lower bound on log p(x) in nats, (B,): the importance-weighted one with `bound_draws` draws, whose mean
+        over draws rises to log p(x) with their number.
+
+        The draws are the same for every row and every call, so a row's figure is its own and comes again.
+        """
+        posterior = self.encode(x)
+        draws = Noise(0, torch.arange(self.bound_draws, device=x.device))
+        eps = draws.normal(tuple(posterior.mean.shape[1:]), Stream.POSTERIOR)
+        eps = eps.expand(x.shape[0], *eps.shape)
+        return importance_bound(log_weights(self._log_likelihood(x, posterior, eps), posterior, eps))
+
+    @torch.no_grad()
+    def sample(self, cond: Cond, noise: Noise) -> Tensor:
+        """z ~ N(0, I), then the mean of p(x | z) or, if `noisy`, a draw of it."""
+        parameters = self.decoder(noise.normal(self.latent, Stream.PRIOR)).float()
+        return self.observation.sample(parameters, noise) if self.noisy else self.observation.mean(parameters)
+
+
+@torch.no_grad()
+def interpolate(model: VAE, first: Tensor, last: Tensor, steps: int) -> Tensor:
+    """Decoded latents on the straight lines between the posterior means of two data: (B, *S) each -> (B, steps, *S).
+
+    The ends are the reconstructions of `first` and `last`; steps >= 2.
+    """
+    if steps < 2:
+        raise ValueError(f"'steps' must be at least 2, the two ends, got {steps}")
+    if first.shape != last.shape:
+        raise ValueError(f"'last' must be shaped like 'first', {tuple(first.shape)}, got {tuple(last.shape)}")
+    a, b = model.encode(first).mode, model.encode(last).mode
+    share = torch.linspace(0.0, 1.0, steps, device=a.device).view(1, -1, *(1,) * (a.ndim - 1))
+    z = (1.0 - share) * a[:, None] + share * b[:, None]
+    return model.decode(z.flatten(0, 1)).unflatten(0, (first.shape[0], steps))
