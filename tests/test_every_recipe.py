@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from gensys.catalogue import describe
 from gensys.core import Codec
+from gensys.data.latents import columns
 from gensys.engine.checkpoint import newest
 from gensys.engine.log import read
 from gensys.noise import Noise
@@ -71,6 +72,10 @@ TINY = {
         **{"precision": "fp32", "sde": "ve"},
     },
     "lcm": {"data": "latents", "teacher": "teacher", "batch": "8"},
+    "vae": {"data": "images", "size": "16", "width": "8", "latent": "4", "batch": "8", "precision": "fp32"},
+    "vq_vae": {
+        **{"data": "images", "size": "16", "width": "8", "codes": "8", "dim": "4", "batch": "8", "precision": "fp32"},
+    },
 }
 
 
@@ -122,8 +127,8 @@ def outputs(model, run):
     ids = torch.arange(5)
     torch.manual_seed(0)
     if isinstance(model, Codec):
-        posterior = model.encode(run.source.batch(ids, Noise(0, ids)).x)
-        return [posterior.mean, posterior.logvar, model.decode(posterior.mean)]
+        found = model.encode(run.source.batch(ids, Noise(0, ids)).x)
+        return [*columns(found).values(), model.decode(found.mode)]
     return [model.sample(labels_for(ids, len(run.source.classes)), Noise(0, ids))]
 
 

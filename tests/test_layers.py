@@ -17,7 +17,7 @@ LADDER = [
     ["nn"],
     ["paths", "targets", "times", "couplings"],
     ["denoiser", "guidance"],
-    ["objectives", "solvers", "bijections", "bottlenecks", "likelihood", "bound"],
+    ["bottlenecks", "objectives", "solvers", "bijections", "likelihood", "bound"],
     ["families"],
     ["straightness", "systems"],
 ]

@@ -11,6 +11,7 @@ arXiv:1711.00937, equations 1 to 3 (beta = 0.25 there); straight-through: Bengio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from gensys.kernels.vq_nearest import vq_nearest
 
-__all__ = ["Quantised", "VectorQuantiser"]
+__all__ = ["Quantised", "Quantiser", "VectorQuantiser", "perplexity", "straight_through"]
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,71 @@ class Quantised:
         return self.codebook + beta * self.commitment
 
 
+class Quantiser(Protocol):
+    """What an autoencoder asks of its quantiser, a module. size: how many codes; dim: channels of the latents."""
+
+    size: int
+    dim: int
+
+    def __call__(self, z: Tensor) -> Quantised: ...
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """The latents that codes stand for, (B, D, *S)."""
+        ...
+
+    def shape(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the codes of one datum whose latents are (D, *grid)."""
+        ...
+
+
+def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
+    """`quantised` to the last bit, with the gradient going to z unchanged."""
+    return quantised.detach() + (z - z.detach())  # the bracket is 0
+
+
+def perplexity(codes: Tensor, size: int) -> Tensor:
+    """exp of the entropy of how often each of `size` codes occurs, (): between 1 and size."""
+    share = torch.bincount(codes.flatten(), minlength=size).double() / max(1, codes.numel())
+    return torch.special.entr(share).sum().exp().float()
+
+
+def check_sizes(codes: int, dim: int) -> None:
+    """Raise ValueError for a codebook without codes or numbers."""
+    if codes < 1 or dim < 1:
+        raise ValueError(f"'codes' and 'dim' must be at least 1, got {codes} and {dim}")
+
+
+def check_latents(z: Tensor, dim: int) -> None:
+    """Raise ValueError unless z is (B, dim, ...)."""
+    if z.ndim < 2 or z.shape[1] != dim:
+        raise ValueError(f"'z' must be (B, {dim}, ...), as wide as a code, got {tuple(z.shape)}")
+
+
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """The nearest of the codes (K, D) for latents (B, D, *S), (B, *S) int64."""
+    last = z.movedim(1, -1)
+    return vq_nearest(last.flatten(0, -2), codebook).view(last.shape[:-1])
+
+
 class VectorQuantiser(nn.Module):
     """A codebook of `codes` vectors with `dim` numbers each, learnt by gradient."""
 
     def __init__(self, codes: int, dim: int) -> None:
         super().__init__()
+        check_sizes(codes, dim)
+        self.size, self.dim = codes, dim
         # So short that at first the direction of a latent chooses its code. Among codes as long as the latents the
         # shortest would win nearly everywhere, and the others would never be used.
         self.codebook = nn.Parameter(torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
 
     def forward(self, z: Tensor) -> Quantised:
         """z: (B, D, *S), any floating point dtype; the arithmetic is float32."""
-        if z.ndim < 2 or z.shape[1] != self.codebook.shape[1]:
-            raise ValueError(f"'z' must be (B, {self.codebook.shape[1]}, ...), as wide as a code, got {tuple(z.shape)}")
+        check_latents(z, self.dim)
         z = z.float()
-        last = z.movedim(1, -1)
-        codes = vq_nearest(last.flatten(0, -2), self.codebook.float()).view(last.shape[:-1])
+        codes = nearest(z, self.codebook.float())
         chosen = self.lookup(codes)
         return Quantised(
-            z=chosen.detach() + (z - z.detach()),  # the bracket is 0: z_q is a code to the last bit
+            z=straight_through(z, chosen),
             codes=codes,
             codebook=(chosen - z.detach()).square().mean(),
             commitment=(z - chosen.detach()).square().mean(),
@@ -67,3 +114,6 @@ class VectorQuantiser(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """The vectors with these numbers: (B, *S) int64 -> (B, D, *S)."""
         return F.embedding(codes, self.codebook.float()).movedim(-1, 1)
+
+    def shape(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        return grid
