@@ -69,12 +69,12 @@ class VAE(Generative):
         self.noisy, self.bound_draws, self.logvar_limit = noisy, bound_draws, logvar_limit
 
     def encode(self, x: Tensor) -> Posterior:
-        mean, logvar = self.encoder(x).float().chunk(2, dim=1)
+        mean, logvar = _wide(self.encoder(x)).chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(-self.logvar_limit, self.logvar_limit))
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x | z)."""
-        return self.observation.mean(self.decoder(z).float())
+        return self.observation.mean(_wide(self.decoder(z)))
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
         x, posterior = batch.x, self.encode(batch.x)
@@ -91,7 +91,7 @@ class VAE(Generative):
         """log p(x | z_k), (B, K), at the latents of eps, (B, K, *Z)."""
         z = posterior.mean[:, None] + torch.exp(0.5 * posterior.logvar[:, None]) * eps
         rows = x.repeat_interleave(eps.shape[1], 0)
-        return self.observation.log_prob(self.decoder(z.flatten(0, 1)).float(), rows).view(eps.shape[:2])
+        return self.observation.log_prob(_wide(self.decoder(z.flatten(0, 1))), rows).view(eps.shape[:2])
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
@@ -109,8 +109,13 @@ class VAE(Generative):
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
         """z ~ N(0, I), then the mean of p(x | z) or, if `noisy`, a draw of it."""
-        parameters = self.decoder(noise.normal(self.latent, Stream.PRIOR)).float()
+        parameters = _wide(self.decoder(noise.normal(self.latent, Stream.PRIOR)))
         return self.observation.sample(parameters, noise) if self.noisy else self.observation.mean(parameters)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """At least float32, which is what likelihoods need where the networks compute in less."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 @torch.no_grad()
