@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gensys.bottlenecks.vq import Quantised, check_latents, check_sizes, nearest, straight_through
 from gensys.kernels.vq_nearest import vq_nearest
+from gensys.noise import Noise, Stream
 
 __all__ = ["EmaQuantiser", "kmeans"]
 
@@ -31,14 +32,23 @@ _ROUNDS = 10  # of k-means: it only has to spread the codes, training goes on fr
 
 
 def kmeans(latents: Tensor, codes: int, rounds: int = _ROUNDS) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from `codes` of the latents (N, D), evenly apart in their order: centres (K, D), counts (K,).
+    """Lloyd's algorithm on latents (N, D): centres (K, D), counts (K,).
 
-    A centre that no latent is nearest to stays where it is. With fewer latents than codes some centres are equal.
+    It begins with k-means++: each centre is a latent, drawn with a probability that grows with the square of its
+    distance from those before it (Arthur and Vassilvitskii, 2007, section 2.2); the draws are always the same. A centre
+    that no latent is nearest to stays where it is. With fewer different latents than codes some centres are equal.
     """
     rows = latents.shape[0]
     if rows == 0:
         raise ValueError("'latents' is empty: a codebook begins with those of a batch")
-    centres = latents[torch.arange(codes, device=latents.device) * rows // codes].clone()
+    u = Noise(0, torch.arange(codes, device=latents.device)).uniform((), Stream.INITIAL)
+    index = (u[:1] * rows).long().clamp(max=rows - 1)
+    centres, distance = latents[index], latents.new_full((rows,), torch.inf)
+    for k in range(1, codes):
+        distance = torch.minimum(distance, (latents - centres[-1]).square().sum(1))
+        ends = distance.double().cumsum(0)
+        index = torch.searchsorted(ends, u[k : k + 1] * ends[-1]).clamp(max=rows - 1)
+        centres = torch.cat([centres, latents[index]])
     counts = latents.new_zeros(codes)
     for _ in range(rounds):
         counts, sums = _tally(latents, vq_nearest(latents, centres), codes)
