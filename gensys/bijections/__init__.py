@@ -1,4 +1,4 @@
-"""Invertible maps with known determinants, the parts of a flow: forward(x) -> (y, logdet), inverse(y) -> (x, logdet).
+"""Invertible maps with known determinants, the parts of a flow: forward(x, cond) -> (z, logdet), inverse(z, cond) -> x.
 
-logdet: (B,) in nats, the logarithm of the |determinant| of the map that was asked for, for each row.
+x is on the side of the data, z on the side of the base law. logdet: (B,) in nats, log |det dz/dx| of each row.
 """
