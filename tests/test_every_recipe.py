@@ -76,6 +76,11 @@ TINY = {
     "vq_vae": {
         **{"data": "images", "size": "16", "width": "8", "codes": "8", "dim": "4", "batch": "8", "precision": "fp32"},
     },
+    "glow": {"data": "images", "size": "8", "width": "8", "levels": "2", "steps": "1", "batch": "8"},
+    "iaf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "1", "batch": "8"},
+    "maf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "2", "batch": "8"},
+    "nsf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "1", "bins": "3", "batch": "8"},
+    "realnvp": {"data": "images", "size": "8", "width": "8", "batch": "8"},
 }
 
 
