@@ -50,4 +50,5 @@ class Affine:
     count: int = 2
 
     def __call__(self, x: Tensor, parameters: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        return affine_coupling(x, parameters[:, 0], parameters[:, 1], bound=self.bound, inverse=inverse)
+        s, t = parameters.unbind(1)
+        return affine_coupling(x, s, t, bound=self.bound, inverse=inverse)
