@@ -1,4 +1,5 @@
-"""Networks that say how a part of a flow maps its input: of vectors and of images. Their last layer starts at zero."""
+"""Networks that say how a part of a flow maps its input: of vectors and of images. Their last layer starts at zero,
+if nothing else is said."""
 
 from __future__ import annotations
 
@@ -34,10 +35,21 @@ def context(dim: int, *, classes: int, vector: int) -> Context | None:
 
 
 class Perceptron(nn.Module):
-    """(B, inputs) -> (B, outputs): `depth` hidden layers of `width`, ReLU; the condition is added to the first."""
+    """(B, inputs) -> (B, outputs): `depth` hidden layers of `width`, ReLU; the condition is added to the first.
+
+    std: of the last layer's weights at first; 0: it answers zero.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, *, width: int = 64, depth: int = 2, classes: int = 0, vector: int = 0
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int = 64,
+        depth: int = 2,
+        classes: int = 0,
+        vector: int = 0,
+        std: float = 0.0,
     ) -> None:
         super().__init__()
         self.first = Linear(inputs, width)
@@ -45,6 +57,8 @@ class Perceptron(nn.Module):
         self.hidden = nn.ModuleList(Linear(width, width) for _ in range(depth - 1))
         self.last = Linear(width, outputs)
         _zero(self.last)
+        if std:
+            nn.init.normal_(self.last.weight, std=std)
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
         x = self.first(x)

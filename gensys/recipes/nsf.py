@@ -18,7 +18,7 @@ def nsf(
     depth: int = 2,  # hidden layers of the networks
     steps: int = 3,  # layers of splines
     bins: int = 8,  # pieces of a spline
-    bound: float = 5.0,  # the splines lie on [-bound, bound], in standard deviations of the first batch
+    bound: float = 3.0,  # the splines lie on [-bound, bound], in standard deviations of the first batch
     temperature: float = 1.0,  # standard deviation of the noise behind samples; below 1: likelier, less diverse
     training: Training = Training(batch=256, budget="500k", lr=2e-3),  # noqa: B008 - a frozen value
 ) -> Run:

@@ -43,7 +43,8 @@ def realnvp(
         parts: list[Bijection] = [ActNorm(dim)]
         for k in range(steps):
             a, b = (dim - half, half) if k % 2 else (half, dim - half)
-            net = Perceptron(a, 2 * b, width=width, depth=depth, classes=classes, vector=vector)
+            # not from zero: on a checkerboard in the plane this is worth 0.02 nats in 1,000 steps
+            net = Perceptron(a, 2 * b, width=width, depth=depth, classes=classes, vector=vector, std=0.05)
             parts += [Coupling(net, Affine(), flip=bool(k % 2)), ActNorm(dim)]
         return of_data(parts, shape, bounds=bounds, temperature=temperature)
 
