@@ -61,24 +61,8 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-COMMANDS = (
-    train,
-    ema,
-    reflow,
-    encode,
-    sample,
-    decode,
-    evaluate,
-    report,
-    verify,
-    data,
-    list_,
-    show,
-    doctor,
-    demo,
-    bench,
-)
-for command in COMMANDS:
+COMMANDS = (train, ema, encode, sample, decode, reflow, evaluate, report, verify, data, list_, show, doctor, demo)
+for command in (*COMMANDS, bench):
     cli.add_command(command)
 
 

@@ -119,6 +119,7 @@ def test_without_arguments_it_says_what_to_try():
 def test_commands_are_in_the_order_of_work():
     listed = [
         "train",
+        "ema",
         "encode",
         "sample",
         "decode",

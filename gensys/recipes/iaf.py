@@ -11,7 +11,7 @@ from gensys.systems.iaf import iaf as system
 
 
 def iaf(
-    data: str,  # .csv, .tsv, .npy or .npz of vectors of few elements, or anything else that can be trained on
+    data: str = "moons",  # .csv, .tsv, .npy or .npz of vectors of few elements, or anything else that can be trained on
     size: int = 32,  # side to which encoded images are cropped and scaled
     width: int = 64,  # hidden units of the masked networks
     depth: int = 2,  # hidden layers of the masked networks

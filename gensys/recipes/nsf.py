@@ -11,7 +11,7 @@ from gensys.systems.nsf import nsf as system
 
 
 def nsf(
-    data: str,  # .csv, .tsv, .npy or .npz of vectors or images, or anything else that can be trained on
+    data: str = "moons",  # .csv, .tsv, .npy or .npz of vectors or images, or anything else that can be trained on
     size: int = 32,  # side to which encoded images are cropped and scaled
     coupling: bool = False,  # whether halves map each other (fast samples), else each element by those before it
     width: int = 64,  # hidden units of the networks
