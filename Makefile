@@ -19,7 +19,7 @@ demo: ## train, encode, sample, evaluate and report on this machine, in minutes 
 
 test: ## the test suite, two files at a time, a thread each (JOBS=4 PYTEST_ARGS="...")
 	@$(PYTHON) bootstrap.py test
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 sanitize: ## the C++ tests of the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(PYTHON) bootstrap.py test
