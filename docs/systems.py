@@ -28,7 +28,7 @@ README = HERE.parent / "README.md"
 BEGIN, END = "<!-- systems: written by docs/systems.py -->", "<!-- end of systems -->"
 SAMPLES = 1000
 
-BUDGET = "300k"
+BUDGET = "150k"
 DIT = {"net": "dit", "width": "128", "depth": "5", "heads": "4", "patch": "2", "batch": "128", "lr": "2e-3"}
 SAME = {"data": "LATENTS", "budget": BUDGET}
 # Name of the row -> (recipe, knobs). LATENTS and names of other rows stand for their paths. All but latent_diffusion,
@@ -39,14 +39,14 @@ ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "score_sde": ("score_sde", SAME | DIT | {"sigma_data": "1"}),
     "edm": ("edm", SAME | DIT | {"sigma_data": "1"}),
     "dit": ("dit", SAME | {"guidance": "1"}),
-    "latent_diffusion": ("latent_diffusion", {"data": "LATENTS", "guidance": "1"}),
+    "latent_diffusion": ("latent_diffusion", {"data": "LATENTS", "guidance": "1", "budget": "60k"}),
     "latent_dit": ("latent_dit", SAME | {"guidance": "1"}),
     "flow_matching": ("flow_matching", SAME | DIT),
     "ot_cfm": ("ot_cfm", SAME | DIT),
     "rectified_flow": ("rectified_flow", SAME | DIT),
-    "reflow": ("rectified_flow", {"budget": "100k", "lr": "5e-4"}),  # of the row before, by `gensys reflow`
-    "consistency": ("consistency", {"data": "LATENTS", "teacher": "latent_dit", "batch": "128", "budget": "100k"}),
-    "lcm": ("lcm", {"data": "LATENTS", "teacher": "latent_dit", "budget": "100k"}),
+    "reflow": ("rectified_flow", {"budget": "50k", "lr": "5e-4"}),  # of the row before, by `gensys reflow`
+    "consistency": ("consistency", {"data": "LATENTS", "teacher": "latent_dit", "batch": "128", "budget": "60k"}),
+    "lcm": ("lcm", {"data": "LATENTS", "teacher": "latent_dit", "budget": "60k"}),
 }
 DRAWN = {"reflow": ["solver=euler", "steps=2"]}  # knobs of sampling, where they are not the recipe's own
 
