@@ -246,9 +246,10 @@ def page(found: Mapping[str, Any]) -> str:
         f"{r['cost']:.3f} | {r['seconds']:.0f} s |"
         for name, r in rows.items()
     ]
+    absent = [name for name in ("I-CFM, torchcfm", "OT-CFM, torchcfm") if name not in rows]
     text += [
         "",
-        "Energy, normalised: |path energy - W2^2| / W2^2.",
+        "Energy, normalised: |path energy - W2^2| / W2^2." + "".join(f" {name}: not measured." for name in absent),
         "",
         f"A flow from one Gaussian to eight, trained alike but for a rate of {2 * LR:g} that falls to 0 in the second "
         f"half: {told['flow']:.4f} nats is its mean log-density of {ROWS:,} fresh points (gensys/likelihood.py, exact "
