@@ -38,4 +38,4 @@ class MLP(nn.Module):
         x = torch.nn.functional.silu(self.first(x_t) + self.condition(t, cond))
         for layer in self.hidden:
             x = torch.nn.functional.silu(layer(x))
-        return self.last(x)
+        return self.last(x).to(x_t.dtype)  # float32 also under autocast

@@ -242,10 +242,12 @@ def test_the_first_step_reaches_what_starts_at_zero():
     assert net.out.weight.grad.abs().sum() > 0
 
 
-def test_output_has_the_type_of_the_input_under_autocast():
-    x, t = inputs()
+@pytest.mark.parametrize("make", NETS)
+def test_output_has_the_type_of_the_input_under_autocast(make):
+    net = awake(make())
+    x, t = inputs(shape=shape_of(net))
     with torch.autocast("cpu", torch.bfloat16):
-        assert awake(dit())(x, t, {}).dtype == torch.float32
+        assert net(x, t, {}).dtype == torch.float32
 
 
 def test_positions_are_no_parameters_and_stay_out_of_checkpoints():
