@@ -344,6 +344,7 @@ def test_a_game_is_resumed_bit_for_bit(tmp_path, how):
 
 
 PROGRAM = """
+import os
 import sys
 from pathlib import Path
 import torch
@@ -366,7 +367,9 @@ if size > 1:
     every = [torch.empty_like(flat) for _ in range(size)]
     dist.all_gather(every, flat)
     assert all(torch.equal(flat, other) for other in every), "the workers' weights or buffers differ"
+    dist.barrier()  # nobody leaves while another still waits for its part
     dist.destroy_process_group()
+    os._exit(0)  # on a busy machine a thread of gloo's may outlive the interpreter, which then aborts
 """
 
 
