@@ -31,7 +31,7 @@ SAMPLES = 1000
 BUDGET = "150k"
 DIT = {"net": "dit", "width": "128", "depth": "5", "heads": "4", "patch": "2", "batch": "128", "lr": "2e-3"}
 SAME = {"data": "LATENTS", "budget": BUDGET}
-# Name of the row -> (recipe, knobs). LATENTS and names of other rows stand for their paths. All but latent_diffusion,
+# Name of the row -> (recipe, knobs). LATENTS and the teacher's row stand for their paths. All but latent_diffusion,
 # whose network is its own, train the same transformer on the same latents for as long, and are sampled unguided.
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "ddpm": ("ddpm", SAME | DIT),
@@ -82,8 +82,8 @@ def run(folder: Path, names: tuple[str, ...]) -> None:
         if "LATENTS" in knobs.values() and not latents.exists():
             gensys("train", "kl_autoencoder", "budget=150k", "--run", str(folder / "codec"), "--workers", "0")
             gensys("encode", str(folder / "codec"), "--workers", "0")
-        places = {"LATENTS": str(latents)} | {other: str(folder / other) for other in ROWS}
-        words = [f"{knob}={places.get(value, value)}" for knob, value in knobs.items()]
+        places = {"data": str(latents)} | ({"teacher": str(folder / knobs["teacher"])} if "teacher" in knobs else {})
+        words = [f"{knob}={places.get(knob, value)}" for knob, value in knobs.items()]
         at = str(folder / name)
         if name == "reflow":
             _, training = gensys("reflow", str(folder / recipe), *words, "--out", at, "--workers", "0")
