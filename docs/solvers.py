@@ -74,8 +74,13 @@ class Scale:
         return frechet(self._moments(x), self.reference)
 
 
-def plans(long: bool) -> Iterator[tuple[str, int]]:
-    """(solver, steps). long: with DDPM's thousand steps."""
+def plans(long: bool, only: str = "") -> Iterator[tuple[str, int]]:
+    """(solver, steps). long: with DDPM's thousand steps. only: SOLVER:CALLS,... in place of all."""
+    for pair in filter(None, only.split(",")):
+        name, _, calls = pair.partition(":")
+        yield name, int(calls) // COST.get(name, 1)
+    if only:
+        return
     if long:
         yield "ancestral", LONG
     for calls in (*CALLS, 100):
@@ -88,7 +93,12 @@ def plans(long: bool) -> Iterator[tuple[str, int]]:
 
 
 def measured(
-    label: str, path: Path, samples: int, grids: tuple[str, ...], long: bool, known: list[dict[str, Any]]
+    label: str,
+    path: Path,
+    samples: int,
+    grids: tuple[str, ...],
+    plan: list[tuple[str, int]],
+    known: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """The rows of a run that are not known yet."""
     folder = RunFolder(path)
@@ -96,7 +106,7 @@ def measured(
     spec = folder.spec()
     classes = len(spec.load().source.classes)
     ids = torch.arange(samples)
-    for solver, steps in plans(long):
+    for solver, steps in plan:
         for grid in grids:
             row = {"run": label, "solver": solver, "steps": steps, "grid": grid}
             if any(all(r.get(k) == v for k, v in row.items()) for r in known):
@@ -124,8 +134,9 @@ def cli() -> None:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--samples", default=1000)
 @click.option("--grids", default="uniform")
+@click.option("--only", default="", help="SOLVER:CALLS,... in place of all.")
 @click.option("--long", is_flag=True, help="Also ancestral sampling in 1,000 steps.")
-def measure(file: Path, runs: tuple[str, ...], samples: int, grids: str, long: bool) -> None:
+def measure(file: Path, runs: tuple[str, ...], samples: int, grids: str, only: str, long: bool) -> None:
     """Score every solver on the runs LABEL=FOLDER."""
     torch.set_num_threads(1)
     document = json.loads(file.read_text()) if file.exists() else {"rows": [], "samples": samples, "runs": {}}
@@ -134,7 +145,9 @@ def measure(file: Path, runs: tuple[str, ...], samples: int, grids: str, long: b
         spec = RunFolder(Path(path)).spec()
         knobs = dict(spec.knobs) | {"data": Path(str(spec.knobs.get("data"))).name}
         document["runs"][label] = {"recipe": spec.recipe, "knobs": knobs}
-        for row in measured(label, Path(path), samples, tuple(grids.split(",")), long, document["rows"]):
+        for row in measured(
+            label, Path(path), samples, tuple(grids.split(",")), list(plans(long, only)), document["rows"]
+        ):
             document["rows"].append(row)
             document |= {"date": str(date.today()), "torch": torch.__version__, "machine": platform.machine()}
             file.write_text(json.dumps(document, indent=1))
