@@ -39,6 +39,19 @@ def test_every_solver_draws_on_its_default_grid(solver, path):
     assert model.sample({}, Noise(0, torch.arange(2))).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        (Sampling(solver="dopri5", steps=1), "give two steps or more"),
+        (Sampling(solver="predictor_corrector"), "no drift at alpha = 0"),
+        (Sampling(solver="euler_maruyama"), "no drift at alpha = 0"),
+    ],
+)
+def test_a_grid_that_a_solver_cannot_walk_is_refused_as_the_model_is_built(sampling, said):
+    with pytest.raises(ValueError, match=said):
+        Diffusion(Denoiser(Half(), Linear(), targets.velocity), (3,), sampler=sampling.sampler(Linear(), guided=False))
+
+
 @pytest.mark.parametrize("grid", get_args(GridName))
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_every_grid_falls_from_noise_to_data(grid, shift):

@@ -208,13 +208,15 @@ def dopri5(
     If sigma = 0 there, where the slope may be infinite, the last step of the grid is Euler's, as in `heun`, and what is
     before it is integrated: [1, 0.001, 0] is a good grid. `predict` is called with all rows, each at its own t.
     """
-    tensors_only("dopri5", "chooses its steps by the state", x)
     check_times(times)
     start, *between, end = times
     if path(end).sigma == 0:
         if not between:
-            raise ValueError(f"'times' must name where the last step, Euler's, begins, got {list(times)}; try a third")
+            raise ValueError(
+                f"'times' must name where the last step, Euler's, begins, got {list(times)}: give two steps or more"
+            )
         end = between[-1]
+    tensors_only("dopri5", "chooses its steps by the state", x)  # last: a model is told of a bad grid as it is built
 
     x = by_rows(predict, path, x, start, end, rtol=rtol, atol=atol, limit=limit).x
     return x if end == times[-1] else x + (times[-1] - end) * drift(predict, path, x, end)
