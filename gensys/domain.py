@@ -63,7 +63,7 @@ class Domain:
         scale = self.normalisation
         return Latent(prior, partial(open_codec, self.latents), scale.denormalise, scale.normalise)
 
-    def run(self, prior: Callable[[], Generative], settings: Settings, retune: frozenset[str]) -> Run:
+    def run(self, prior: Callable[[], Generative], settings: Settings, retune: frozenset[str] = frozenset()) -> Run:
         """What a recipe returns: `prior` makes the untrained model of data of this shape."""
         rows = split(self.source)[0]
         return Run(self.source, rows, lambda: self.model(prior()), settings, retune)

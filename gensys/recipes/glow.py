@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import Training
 from gensys.run import Run
@@ -27,8 +26,8 @@ def glow(
     """
     domain = open_domain(data, size)
 
-    def build() -> Generative:
-        flow = system(
+    def flow() -> Generative:
+        return system(
             domain.image,
             classes=domain.classes,
             width=width,
@@ -39,12 +38,5 @@ def glow(
             bounds=domain.bounds,
             temperature=temperature,
         )
-        return domain.model(flow)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=frozenset({"temperature"}),
-    )
+    return domain.run(flow, training.settings(), frozenset({"temperature"}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gensys.core import Generative
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.knobs import Training
 from gensys.run import Run
@@ -28,8 +27,8 @@ def nsf(
     """
     domain = open_domain(data, size)
 
-    def build() -> Generative:
-        flow = system(
+    def flow() -> Generative:
+        return system(
             domain.shape,
             classes=domain.classes,
             coupling=coupling,
@@ -41,12 +40,5 @@ def nsf(
             bounds=domain.bounds,
             temperature=temperature,
         )
-        return domain.model(flow)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=build,
-        settings=training.settings(),
-        retune=frozenset({"temperature"}),
-    )
+    return domain.run(flow, training.settings(), frozenset({"temperature"}))

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 
 from gensys.data.quarantine import readable
-from gensys.data.sources import split
 from gensys.domain import Domain, open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import Training
@@ -46,26 +45,22 @@ def vae(
     """
     domain = open_domain(data, size)
     seen = _columns(domain, categorical) if categorical else _observation(domain, observation, scale)
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=lambda: domain.model(
-            system(
-                domain.shape,
-                seen,
-                latent=latent,
-                width=width,
-                depth=depth,
-                patch=patch,
-                beta=beta,
-                schedule=_schedule(annealing, period),
-                free=free,
-                draws=draws,
-                noisy=noisy,
-            )
+    return domain.run(
+        lambda: system(
+            domain.shape,
+            seen,
+            latent=latent,
+            width=width,
+            depth=depth,
+            patch=patch,
+            beta=beta,
+            schedule=_schedule(annealing, period),
+            free=free,
+            draws=draws,
+            noisy=noisy,
         ),
-        settings=training.settings(),
-        retune=frozenset({"noisy"}),
+        training.settings(),
+        frozenset({"noisy"}),
     )
 
 

@@ -10,7 +10,6 @@ from gensys.bottlenecks.ema import EmaQuantiser
 from gensys.bottlenecks.fsq import ScalarQuantiser
 from gensys.bottlenecks.residual import ResidualQuantiser
 from gensys.bottlenecks.vq import VectorQuantiser
-from gensys.data.sources import split
 from gensys.domain import open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import Training
@@ -52,13 +51,9 @@ def vq_vae(
             return ResidualQuantiser([EmaQuantiser(codes, dim, decay=decay, revive=revive) for _ in range(books)])
         return EmaQuantiser(codes, dim, decay=decay, revive=revive)
 
-    return Run(
-        source=domain.source,
-        rows=split(domain.source)[0],
-        build=lambda: domain.model(
-            system(domain.shape, bottleneck(), width=width, depth=depth, patch=patch, tokens=tokens, beta=beta)
-        ),
-        settings=training.settings(),
+    return domain.run(
+        lambda: system(domain.shape, bottleneck(), width=width, depth=depth, patch=patch, tokens=tokens, beta=beta),
+        training.settings(),
     )
 
 

@@ -11,15 +11,10 @@ Peebles and Xie, 2022, "Scalable diffusion models with transformers", arXiv:2212
 
 from __future__ import annotations
 
-from functools import partial
-
-from gensys import targets
-from gensys.denoiser import Denoiser
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.nn.dit import DiT
-from gensys.objectives.denoise import denoise
 from gensys.paths import Discrete, linear_schedule
-from gensys.times import Steps
+from gensys.systems.ddpm import ddpm
 
 __all__ = ["PATH", "dit"]
 
@@ -35,9 +30,4 @@ def dit(
     sampler: Sampler = Sampler(),  # noqa: B008 - a frozen value
 ) -> Diffusion:
     """net: a transformer for data of `shape`, usually latents. dropout: of the condition, the paper's 0.1."""
-    return Diffusion(
-        Denoiser(net, path, targets.noise),
-        shape,
-        objective=partial(denoise, law=Steps(len(path.alpha_bar)), dropout=dropout),
-        sampler=sampler,
-    )
+    return ddpm(net, shape, path=path, dropout=dropout, sampler=sampler)

@@ -9,16 +9,11 @@ arXiv:2112.10752, sections 3.2 and 3.3; the schedule is that of their code.
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
-from gensys import targets
-from gensys.denoiser import Denoiser
 from gensys.families.diffusion import Diffusion, Sampler
-from gensys.objectives.denoise import denoise
 from gensys.paths import Discrete, scaled_linear_schedule
-from gensys.times import Steps
+from gensys.systems.ddpm import ddpm
 
 __all__ = ["PATH", "latent_diffusion"]
 
@@ -34,9 +29,4 @@ def latent_diffusion(
     sampler: Sampler = Sampler(),  # noqa: B008 - a frozen value
 ) -> Diffusion:
     """net: a backbone for latents of `shape`, of unit variance. dropout: of the condition, for guidance."""
-    return Diffusion(
-        Denoiser(net, path, targets.noise),
-        shape,
-        objective=partial(denoise, law=Steps(len(path.alpha_bar)), dropout=dropout),
-        sampler=sampler,
-    )
+    return ddpm(net, shape, path=path, dropout=dropout, sampler=sampler)
