@@ -91,7 +91,8 @@ class Generative(nn.Module, ABC):
     """A trainable generative model.
 
     players: the names of those who are trained, in order, within one step. Most families have one, ("model",); a
-    game lists its turns, for example ("critic",) * 5 + ("generator",). `loss` is asked once for every turn.
+    game lists its turns, for example ("critic",) * 5 + ("generator",). `loss` is asked once for every turn; the turns
+    that a player has in one step are on different rows.
 
     State that `loss` changes besides the weights (running statistics, a codebook's averages, a flag) belongs into
     persistent buffers. Where a step is computed in several parts, by one worker or many, each part starts from the old

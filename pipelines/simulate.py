@@ -44,7 +44,8 @@ SHAPE = (4, 32, 32)  # latents of 256 x 256 images at a factor of 8
 CHUNK = 64
 ACTORS = (1, 2, 4, 8)
 PARTS = ("handouts", "overhead", "encode", "sample", "commits", "markers")
-TURNS = 3
+TURNS = 5
+WIDTHS = {"encode": "128", "sample": "64"}  # of the codec: for about half a minute of one worker's work
 MARKERS = 250_000  # 10^9 rows in shards of 4096 are 244,141
 _QUIET = Screen(quiet=True)
 _ARRAYS = {name: ArraySpec(SHAPE, "float16") for name in ("mean", "logvar")} | {"state": ArraySpec((), "uint8")}
@@ -184,7 +185,7 @@ def efficiency(session: Session, quick: bool, verb: str) -> dict[str, Any]:
     The gain is the median of those of the turns, which a change of the machine's load between two turns leaves alone.
     """
     with _folder() as folder:
-        tiny = {"budget": "64", "batch": "16", "precision": "fp32", "width": "8" if quick else "64"}
+        tiny = {"budget": "64", "batch": "16", "precision": "fp32", "width": "8" if quick else WIDTHS[verb]}
         codec, flow = RunFolder(folder / "codec"), RunFolder(folder / "flow")
         train(codec, resolve("kl_autoencoder", {"data": "mnist", **tiny}), workers=0, fresh=False, screen=_QUIET)
         count = 256 if quick else 1024

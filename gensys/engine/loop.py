@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from gensys.engine.posthoc import drop_after, save_snapshot
 from gensys.engine.precision import autocast, resolve
 from gensys.engine.recompute import recompute_blocks
 from gensys.engine.settings import Budget, Settings
-from gensys.engine.step import Turns, moved, part
+from gensys.engine.step import Turns, moved, part, rounds
 from gensys.errors import ConfigError, TrainingError
 from gensys.noise import Noise
 
@@ -70,9 +70,10 @@ def train(
 ) -> State:
     """Train until the budget is spent or `stop` says so; resumes from the newest whole checkpoint in `folder`.
 
-    batch(step): this worker's part of the global batch. preview(average, step): draws a grid with the averaged weights.
-    score(average): how good they are, lower = better, asked on worker 0 whenever a checkpoint is due, while the others
-    wait; it is logged as `val_loss`, kept in the checkpoint, and the best checkpoint stays on the disk.
+    batch(k): this worker's part of the global batch k, of which a step takes `rounds`: one, or in a game several.
+    preview(average, step): draws a grid with the averaged weights. score(average): how good they are, lower = better,
+    asked on worker 0 whenever a checkpoint is due, while the others wait; it is logged as `val_loss`, kept in the
+    checkpoint, and the best checkpoint stays on the disk.
 
     A checkpoint is copied at the end of a step and written in the background. One that falls due while the last is
     still being written is put off until that is done, but for save_every = 0, which waits and saves at every step. The
@@ -120,7 +121,7 @@ def train(
     optimizers = {name: adamw(model.parameters_of(name), settings.optim) for name in dict.fromkeys(model.players)}
     if found is not None:
         load_optimizer(optimizers, found)
-    turns = Turns(model, optimizers, settings, state.norms, world, device)
+    turns, count = Turns(model, optimizers, settings, state.norms, world, device), rounds(model.players)
 
     log = Log(folder, state.step) if chief else None
     kept = int(settings.budget.progress(state) * settings.snapshots)
@@ -183,14 +184,15 @@ def train(
                     break
 
                 lr = rate(settings.optim, state.step, fraction)
-                rows = moved(batch(state.step), device)
-                terms, sound = turns.step(rows, state, lr)
+                batches = [moved(batch(state.step * count + k), device) for k in range(count)]
+                terms, sound = turns.step(batches, state, lr)
                 bad = 0 if sound else bad + 1
                 if bad == _PATIENCE:
-                    rounds = -(-settings.batch // world.size) if shard else rows.ids.shape[0]
-                    raise TrainingError(_accusation(model, rows, rounds, settings, state.step, device))
+                    passes = -(-settings.batch // world.size) if shard else 0
+                    raise TrainingError(_accusation(model, batches, passes, settings, state.step, device))
                 skipped = state.skipped + (not sound)
-                state = replace(state, step=state.step + 1, images=state.images + settings.batch, skipped=skipped)
+                seen = state.images + settings.batch * count
+                state = replace(state, step=state.step + 1, images=seen, skipped=skipped)
                 for copy, gamma in averages:
                     ema.update(copy, model, state.step, gamma)
     finally:
@@ -227,20 +229,24 @@ _KEPT = "the checkpoints before this step are kept"
 
 
 def _accusation(
-    model: Generative, rows: Batch, rounds: int, settings: Settings, step: int, device: torch.device
+    model: Generative, batches: Sequence[Batch], passes: int, settings: Settings, step: int, device: torch.device
 ) -> str:
-    """The message of a run that gives up: which samples of its last batch have a loss that is not finite by itself, or
-    if there is none, the largest loss. rounds: forward passes, as many on all workers if sharded."""
-    count = rows.ids.shape[0]
+    """The message of a run that gives up: which samples of its last step have a loss that is not finite by itself, or
+    if there is none, the largest loss. passes: forward passes a batch, as many on all workers if sharded; 0 = as many
+    as it has rows."""
     model.eval()  # one row has no statistics of its own for a batch normalisation
     losses: list[tuple[float, int]] = []
-    for k in range(rounds):
-        row = part(rows, min(k, count - 1), count)
-        with autocast(settings.precision, device):
-            totals = [float(model.loss(row, Noise(settings.seed, row.ids, step), player).total.detach())
-                      for player in dict.fromkeys(model.players)]  # fmt: skip
-        losses.append((max(totals) if all(map(math.isfinite, totals)) else math.inf, int(row.ids[0])))
-    losses = losses[:count]
+    for number, rows in enumerate(batches, step * len(batches)):
+        count = rows.ids.shape[0]
+        found: list[tuple[float, int]] = []
+        for k in range(passes or count):
+            row = part(rows, min(k, count - 1), count)
+            with autocast(settings.precision, device):
+                totals = [float(model.loss(row, Noise(settings.seed, row.ids, number), player).total.detach())
+                          for player in dict.fromkeys(model.players)]  # fmt: skip
+            found.append((max(totals) if all(map(math.isfinite, totals)) else math.inf, int(row.ids[0])))
+        losses += found[:count]
+    count = len(losses)
     guilty = [i for loss, i in losses if loss == math.inf]
     before = f"the {_PATIENCE - 1} steps before, which were skipped"
     if guilty or not settings.spike:

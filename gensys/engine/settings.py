@@ -42,6 +42,8 @@ class Settings:
     instead of being kept, see gensys/engine/recompute.py: the same bits, less memory, about a third more time.
     snapshots: how often, evenly over the run, the averages of the widths `profiles` are kept, from which an average of
     any width is made afterwards, see gensys/engine/posthoc.py; 0 = never, and nothing is averaged but for `ema`.
+    paces: of players in a game whose learning rate is so many times that of `optim`; two time scales: Heusel et al.,
+    2017, arXiv:1706.08500.
     """
 
     batch: int
@@ -61,6 +63,7 @@ class Settings:
     recompute: bool = False
     snapshots: int = 0
     profiles: tuple[float, ...] = (0.05, 0.1)  # theirs: from 0.03 to 0.2 is then within a few percent
+    paces: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -84,3 +87,9 @@ class Settings:
             raise ConfigError(f"'snapshots' must be at least 0, got {self.snapshots}: 16 to 64 are usual, 0 keeps none")
         if not 0 <= self.seed < 1 << 43:  # shifted by 20 bits and added to a step, it must fit torch's 64-bit seed
             raise ConfigError(f"'seed' must lie in [0, 2^43), got {self.seed}")
+        if any(not pace > 0 for _, pace in self.paces):
+            raise ConfigError(f"'paces' must be positive, got {dict(self.paces)}")
+
+    def pace(self, player: str) -> float:
+        """What the learning rate is multiplied by at a player's turns."""
+        return dict(self.paces).get(player, 1.0)

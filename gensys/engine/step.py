@@ -1,7 +1,8 @@
-"""One step of training: every player's turn on one batch, computed in parts where that is asked for, and guarded."""
+"""One step of training: every player's turns on fresh rows, computed in parts where that is asked for, and guarded."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -16,7 +17,12 @@ from gensys.engine.precision import autocast
 from gensys.engine.settings import Settings
 from gensys.noise import Noise
 
-__all__ = ["Turns", "moved", "part"]
+__all__ = ["Turns", "moved", "part", "rounds"]
+
+
+def rounds(players: Sequence[str]) -> int:
+    """Batches in a step: as many as the busiest player has turns, so that none trains on a row twice in one step."""
+    return max(Counter(players).values())
 
 
 class Turns:
@@ -39,20 +45,25 @@ class Turns:
         self._buffers = Buffers(model)
         self.guard = Guard(settings.spike, norms)
 
-    def step(self, rows: Batch, state: State, lr: float) -> tuple[dict[str, Tensor], bool]:
+    def step(self, batches: Sequence[Batch], state: State, lr: float) -> tuple[dict[str, Tensor], bool]:
         """Every player's turn; returns the terms of the log, still on the device, and whether all turns were taken: one
-        that the guard refuses leaves weights and buffers as they were, on every worker alike."""
-        if state.step == 0 and (len(self._places(rows)) > 1 or self._world.size > 1):
-            self._first_look(rows)
+        that the guard refuses leaves weights and buffers as they were, on every worker alike.
+
+        batches: `rounds(players)` of them; the k-th turn of a player is on the k-th."""
+        if state.step == 0 and (len(self._places(batches[0])) > 1 or self._world.size > 1):
+            self._first_look(batches[0])
         terms: dict[str, Tensor] = {}
         sound = True
+        taken: Counter[str] = Counter()
         for player in self._model.players:
             optimizer, parameters = self._optimizers[player], self._model.parameters_of(player)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * self._settings.pace(player)
             old = self._buffers.copy()
             compute = self._exact_gradients if self._settings.parts else self._gradients
-            found = compute(player, parameters, rows, state.step, old)
+            number = state.step * len(batches) + taken[player]
+            found = compute(player, parameters, batches[taken[player]], number, old)
+            taken[player] += 1
             norm = nn.utils.clip_grad_norm_(parameters, self._settings.clip)
             norm = norm.full_tensor() if is_sharded(norm) else norm  # pyright: ignore[reportAttributeAccessIssue]
             if self.guard.passes(player, float(norm)):
@@ -81,20 +92,20 @@ class Turns:
             self._loss(player, part(rows, 0, len(self._places(rows))), 0, 0)
         broadcast_weights(self._model, self._world)
 
-    def _loss(self, player: str, rows: Batch, step: int, place: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def _loss(self, player: str, rows: Batch, number: int, place: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A player's loss on some rows, and the terms of the log.
 
-        place: of these rows in the batch. Layers that draw from torch's own generator (dropout) draw other numbers in
-        each.
+        number: of the batch that the rows are of, over the whole run: the step, where a step has one batch. place: of
+        these rows in the batch. Layers that draw from torch's own generator (dropout) draw other numbers in each.
         """
         seed = self._settings.seed
-        torch.manual_seed(((seed << 20) + step + (place << 52)) % (1 << 63))
+        torch.manual_seed(((seed << 20) + number + (place << 52)) % (1 << 63))
         with autocast(self._settings.precision, self._device):
-            loss = self._model.loss(rows, Noise(seed, rows.ids, step), player)
+            loss = self._model.loss(rows, Noise(seed, rows.ids, number), player)
         return loss.total, loss.terms
 
     def _gradients(
-        self, player: str, parameters: Sequence[nn.Parameter], rows: Batch, step: int, old: Sequence[Tensor]
+        self, player: str, parameters: Sequence[nn.Parameter], rows: Batch, number: int, old: Sequence[Tensor]
     ) -> Mapping[str, Tensor]:
         """Leave the gradient of the mean loss over all workers' rows in the parameters, and in the buffers what their
         rule says; returns the terms of the log, averaged alike."""
@@ -108,7 +119,7 @@ class Turns:
                 self._buffers.put(old)
             some = part(rows, k, len(places)) if len(places) > 1 else rows
             weight = some.ids.shape[0] / self._settings.batch  # workers and parts may have one row more than others
-            total, found = self._loss(player, some, step, place)
+            total, found = self._loss(player, some, number, place)
             (total * weight).backward()  # gradients add up
             terms = {name: terms[name] + value * weight if k else value * weight for name, value in found.items()}
             if self._buffers and weight < 1:
@@ -124,7 +135,7 @@ class Turns:
         return terms
 
     def _exact_gradients(
-        self, player: str, parameters: Sequence[nn.Parameter], rows: Batch, step: int, old: Sequence[Tensor]
+        self, player: str, parameters: Sequence[nn.Parameter], rows: Batch, number: int, old: Sequence[Tensor]
     ) -> Mapping[str, Tensor]:
         """As `_gradients`, with the same bits however many workers there are, terms included: see
         gensys/engine/parallel.py."""
@@ -138,7 +149,7 @@ class Turns:
                 for p in parameters:
                     p.grad = None
                 self._buffers.put(old)
-                total, found = self._loss(player, part(rows, k, len(places)), step, place)
+                total, found = self._loss(player, part(rows, k, len(places)), number, place)
                 total.backward()
                 names[:] = found
                 if self._buffers:

@@ -49,7 +49,7 @@ class Game(Generative):
     def __init__(self):
         super().__init__()
         self.critic, self.generator = nn.Linear(2, 1), nn.Linear(2, 2)
-        self.noted = []
+        self.noted, self.given = [], []
 
     def parameters_of(self, player):
         return list({"critic": self.critic, "generator": self.generator}[player].parameters())
@@ -57,6 +57,7 @@ class Game(Generative):
     def loss(self, batch, noise, player):
         weights = {name: [p.detach().clone() for p in self.parameters_of(name)] for name in ("critic", "generator")}
         self.noted.append((player, weights))
+        self.given.append((batch.ids.tolist(), noise.step))
         score = self.critic(self.generator(noise.normal((2,), Stream.PRIOR))).mean() - self.critic(batch.x).mean()
         total = score.square() if player == "critic" else -score
         return Loss(total, {"loss": total.detach()})
@@ -155,6 +156,24 @@ def test_each_player_changes_in_its_own_turn_only(tmp_path):
             assert moved == (name == player), (player, name)
 
 
+def test_the_turns_of_a_player_are_on_different_rows_and_noise(tmp_path):
+    model, state, given = fit(tmp_path, Game, budget=Budget(images=60))
+    assert (state.step, state.images) == (3, 60)  # two batches a step: the critic has two turns
+    assert given == [0, 1, 2, 3, 4, 5]
+    numbers = [number for step in range(3) for number in (2 * step, 2 * step + 1, 2 * step)]
+    assert model.given == [(order.rows(0, k, 10, ROWS).tolist(), k) for k in numbers]
+
+
+def test_players_have_paces(tmp_path):
+    """AdamW's first step is the learning rate, whatever the gradient."""
+    model, *_ = fit(tmp_path, Game, budget=Budget(images=20), optim=CONSTANT, paces=(("generator", 0.1),))
+    (_, before), _, (_, after) = model.noted
+    critic = (after["critic"][0] - before["critic"][0]).abs().max().item()
+    generator = (model.generator.weight - after["generator"][0]).abs().max().item()
+    assert generator == pytest.approx(0.1 * 0.05, rel=1e-3)
+    assert critic == pytest.approx(2 * 0.05, rel=0.2)
+
+
 def test_gradients_do_not_leak_from_one_turn_into_another(tmp_path):
     """The critic's loss leaves gradients in the generator; its own turn must not see them."""
     seen = {}
@@ -235,8 +254,10 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path, kind, stops):
         _, state, _ = fit(tmp_path / "stopped", kind, stop_after=after, optim=optim)
         assert not state.finished
     _, state, given = fit(tmp_path / "stopped", kind, optim=optim)
-    assert given == list(range(sum(stops), 40))
-    assert state.step == 40
+    a_step = 2 if kind is Game else 1  # batches
+    begun = sum(-(-after // a_step) * a_step for after in stops)
+    assert given == list(range(begun, 40))
+    assert state.step == 40 // a_step
     assert tensors(tmp_path / "stopped") == tensors(tmp_path / "quiet")
     assert lines(tmp_path / "stopped") == lines(tmp_path / "quiet")
 

@@ -70,7 +70,7 @@ def rows(count=32, width=8):
 def gradient(model, step=1, batch=None, **options):
     settings = Settings(32, Budget(images=32), precision="fp32", clip=1e9, **options)
     turns = Turns(model, {"model": Still(model.parameters())}, settings, {}, World(), CPU)
-    terms, sound = turns.step(batch or rows(), State(step), 0.0)
+    terms, sound = turns.step([batch or rows()], State(step), 0.0)
     assert sound
     return torch.cat([p.grad.flatten() for p in model.parameters()]), terms
 
@@ -219,7 +219,7 @@ def test_a_refused_step_changes_no_buffer():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     settings = Settings(32, Budget(images=32), precision="fp32")
     turns = Turns(model, {"model": adamw(list(model.parameters()), Optim())}, settings, {}, World(), CPU)
-    assert not turns.step(rows(), State(3), 1.0)[1]
+    assert not turns.step([rows()], State(3), 1.0)[1]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -336,7 +336,7 @@ def test_a_game_is_resumed_bit_for_bit(tmp_path, how):
     model = played(tmp_path / "quiet", **how)
     assert bool(model.critic[0].seen)
     assert model.constant.tolist() == [3, 5]
-    turns = 30 * 3 + (2 if how else 0)  # the generator runs in all of them, and in the first look
+    turns = 15 * 3 + (2 if how else 0)  # the generator runs in all of them, and in the first look
     assert int(model.generator[1].num_batches_tracked) == turns
     played(tmp_path / "stopped", stop_after=9, **how)
     played(tmp_path / "stopped", **how)

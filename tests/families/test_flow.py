@@ -181,7 +181,7 @@ def test_all_parts_of_the_first_step_see_the_scales_that_the_first_one_found(par
     settings = Settings(batch=64, budget=Budget(images=64), optim=Optim(lr=1e-12), parts=parts if parts > 1 else 0)
     optimizers = {"model": adamw(model.parameters_of("model"), settings.optim)}
     turns = Turns(model.train(), optimizers, settings, {}, World(), torch.device("cpu"))
-    _, sound = turns.step(Batch(x, {}, torch.arange(64)), State(), 1e-12)
+    _, sound = turns.step([Batch(x, {}, torch.arange(64))], State(), 1e-12)
     assert sound
     first = next(part for part in model.modules() if isinstance(part, ActNorm))
     assert first.seen
