@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 import torch
-from gensys.pipelines.evaluate import _Real, judge_of, real_source
+from gensys.pipelines.evaluate import Real, judge_of, real_source
 from gensys.pipelines.moments import images_of
 
 from gensys.errors import ConfigError
@@ -62,7 +62,7 @@ class Scale:
     def __init__(self, folder: RunFolder, samples: int) -> None:
         source, _ = real_source(folder)
         self.judged = judge_of(source, folder.path / "judge")
-        real = _Real.choose(source, samples)
+        real = Real.choose(source, samples)
         self.reference = self._moments(source.batch(real.reference, Noise(0, real.reference)).x)
         other = None if real.floor is None else source.batch(real.floor, Noise(0, real.floor)).x
         self.floor = None if other is None else frechet(self._moments(other), self.reference)

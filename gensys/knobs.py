@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import nn
 
+from gensys.domain import Domain
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
 from gensys.engine.precision import Precision
@@ -42,6 +43,7 @@ from gensys.solvers import (
     rk4,
     unipc,
 )
+from gensys.teacher import open_denoiser
 from gensys.times import (
     LogitNormal,
     Shifted,
@@ -180,29 +182,32 @@ class Sampling:
     shift: float = 1.0  # above 1: more of the steps near the noise
     eta: float = 0.0  # fresh noise of ddim: 0 = none, 1 = as much as ancestral
     guidance: float = 1.0  # 1 = the conditional model; more follows the label more closely
+    weaker: str = ""  # the run folder of a worse model of the same kind, to guide away from in place of "no label"
     guide_from: float = 1.0  # time, from noise (1) to data (0), at which guidance begins: earlier costs diversity
     guide_to: float = 0.0  # time, from noise (1) to data (0), at which guidance ends: later changes little
     rescale: float = 0.0  # 0 to 1: how far the contrast of guided estimates is brought back to that of conditional ones
     clip: bool = False  # whether estimates of images are clipped to the range of pixels
     threshold: float = 0.0  # percentile of an estimate's magnitudes that it is clipped at and divided by; 0 = off
 
-    def sampler(self, path: Path, *, guided: bool, bounds: tuple[float, float] | None = None) -> Sampler:
-        """guided: whether there is a condition to follow. bounds: of the data, for `clip`; None = not known.
+    def sampler(self, path: Path, domain: Domain) -> Sampler:
+        """For data of `domain`, which says whether there is a condition to follow, and the bounds for `clip`.
 
         Raises: ConfigError for a threshold where the data are not in [-1, 1], ValueError for values out of range.
         """
-        if self.threshold and bounds != (-1.0, 1.0):
+        if self.threshold and domain.bounds != (-1.0, 1.0):
             raise ConfigError(
                 f"'threshold' is {self.threshold:g}, and it is for images, whose pixels lie in [-1, 1]: latents and "
                 f"vectors have no such bounds. Leave it 0; 'rescale' does for them what it does for images"
             )
+        guided = domain.conditional or bool(self.weaker)
         solver = partial(ddim, eta=self.eta) if self.solver == "ddim" and self.eta else SOLVERS[self.solver]
         return Sampler(
             solver,
             tuple(self.fractions(path)),
             Guidance(self.guidance if guided else 1.0, (self.guide_to, self.guide_from), self.rescale),
-            bounds if self.clip else None,
+            domain.bounds if self.clip else None,
             self.threshold,
+            partial(open_denoiser, "weaker", self.weaker, domain) if self.weaker else None,
         )
 
     def fractions(self, path: Path) -> list[float]:

@@ -83,7 +83,7 @@ def judge_of(source: Source, folder: Path) -> Judge:
 
 
 @dataclass(frozen=True)
-class _Real:
+class Real:
     """Which real rows a number of samples is held against. floor: None = there are too few left for one."""
 
     test: Tensor
@@ -92,7 +92,7 @@ class _Real:
     floor: Tensor | None
 
     @classmethod
-    def choose(cls, source: Source, n: int) -> _Real:
+    def choose(cls, source: Source, n: int) -> Real:
         train, test = (_shuffled(rows) for rows in readable(source))
         fill = max(0, n - len(test))
         others = train[fill : fill + n]
@@ -109,7 +109,7 @@ class _Real:
 
 
 def _score(
-    store: Store, source: Source, judged: Judge, real: _Real, moments: list[Moments] | None, screen: Screen
+    store: Store, source: Source, judged: Judge, real: Real, moments: list[Moments] | None, screen: Screen
 ) -> tuple[dict[str, Metric], list[str]]:
     """The metrics, and why others are left out. moments: of the shards, if they are stored."""
     n = len(store)
@@ -150,7 +150,7 @@ def _score(
 
 
 def _score_quickly(
-    store: Store, source: Source, judged: Judge, real: _Real, moments: list[Moments], screen: Screen
+    store: Store, source: Source, judged: Judge, real: Real, moments: list[Moments], screen: Screen
 ) -> tuple[dict[str, Metric], list[str]]:
     """What the stored moments give, and what else there would be: no sample is read."""
     reference = _images(source, real.reference)[0]
@@ -221,7 +221,7 @@ def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest", quick:
         source, codec = real_source(folder)
         with screen.phase("train the classifier", 1, "steps"):
             judged = judge_of(source, folder.path / "judge")
-        real = _Real.choose(source, len(store))
+        real = Real.choose(source, len(store))
         moments = read_moments(store, judged.weights)
         if quick and isinstance(moments, str):
             raise RunError(
@@ -255,7 +255,7 @@ def _about_data(source: Source) -> dict[str, Any]:
     return {"data": source.about, "data fingerprint": source.fingerprint()}
 
 
-def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge, real: _Real) -> dict[str, Any]:
+def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge, real: Real) -> dict[str, Any]:
     made_by = store.attributes
     run, n = folder.spec().load(), len(store)
     sampler = {name: made_by["knobs"][name] for name in sorted(run.retune)}

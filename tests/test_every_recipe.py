@@ -17,6 +17,7 @@ from gensys.core import Codec
 from gensys.data.latents import columns
 from gensys.engine.checkpoint import newest
 from gensys.engine.log import read
+from gensys.errors import ConfigError
 from gensys.noise import Noise
 from gensys.preview import labels_for
 from gensys.progress import Screen
@@ -224,6 +225,24 @@ def test_without_classes_there_is_nothing_to_guide(places, tmp_path):
     for data, scale in ((str(latents), 1.0), (places["latents"], 2.0)):
         model = resolve("latent_dit", knobs | {"data": data}).model()
         assert model.prior.sampler.guidance.scale == scale
+
+
+def test_another_run_is_guided_away_from(places, tmp_path):
+    """Autoguidance by its knob, against the sum of two networks; and a run that does not fit is refused."""
+    folder = RunFolder(tmp_path / "run")
+    knobs = TINY["latent_dit"] | {"data": places["latents"], "budget": "16", "seed": "1"}
+    train(folder, resolve("latent_dit", knobs), workers=0, fresh=False, screen=SCREEN)
+    spec = folder.retuned({"weaker": places["teacher"], "guidance": "3"})
+    strong, weak = folder.model(spec).prior, RunFolder(Path(places["teacher"])).model().prior
+    assert strong.sampler.open_reference is not None
+    ids = torch.arange(3)
+    x, t, cond = torch.randn(3, *strong.shape), torch.full((3,), 0.5), {"label": ids % 2}
+    guided = strong.network(cond)(torch.cat([x, x]), 0.5, True)
+    assert torch.equal(guided[3:], weak.denoiser(x, t, cond))
+    assert torch.equal(guided[:3], strong.denoiser(x, t, cond))
+    other = resolve("ddpm", TINY["ddpm"] | {"data": places["images"], "weaker": places["teacher"]}).model()
+    with pytest.raises(ConfigError, match=r"the weaker '.*' was trained on latents of the codec"):
+        other.sample({}, Noise(0, ids))
 
 
 def test_what_may_be_retuned_is_a_knob(tiny):

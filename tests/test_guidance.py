@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,8 +83,8 @@ def denoiser(seed, path=None, target=targets.velocity, **options):
 
 
 def drawn(solver, guidance, reference, cond, noise, fractions=tuple(uniform(6)), **sampling):  # noqa: B008
-    sampler = Sampler(solver, fractions, guidance, **sampling)
-    made = Diffusion(denoiser(0), (2,), sampler=sampler, open_reference=reference)
+    sampler = Sampler(solver, fractions, guidance, open_reference=reference, **sampling)
+    made = Diffusion(denoiser(0), (2,), sampler=sampler)
     return made, made.sample(cond, noise)
 
 
@@ -117,7 +118,8 @@ def test_the_reference_is_neither_trained_nor_saved_and_opened_once():
         opened.append(denoiser(1).train())
         return opened[-1]
 
-    made = Diffusion(denoiser(0), (2,), sampler=Sampler(guidance=Guidance(2.0)), open_reference=open_reference)
+    sampler = Sampler(guidance=Guidance(2.0), open_reference=open_reference)
+    made = Diffusion(denoiser(0), (2,), sampler=sampler)
     assert made.state_dict().keys() == Diffusion(denoiser(0), (2,)).state_dict().keys()
     assert len(made.parameters_of("model")) == len(list(denoiser(0).parameters()))
     assert opened == []
@@ -130,7 +132,7 @@ def test_the_reference_is_neither_trained_nor_saved_and_opened_once():
 
 @pytest.mark.parametrize("other", [{"path": Cosine()}, {"target": targets.v}])
 def test_a_reference_of_another_path_or_target_is_refused(other):
-    made = Diffusion(denoiser(0), (2,), open_reference=lambda: denoiser(1, **other))
+    made = Diffusion(denoiser(0), (2,), sampler=Sampler(open_reference=lambda: denoiser(1, **other)))
     with pytest.raises(ValueError, match=r"'open_reference' must return a denoiser of the path Linear.* got "):
         made.sample({}, Noise(0, torch.arange(3)))
 
@@ -151,8 +153,8 @@ def test_autoguidance_sharpens_what_two_errors_have_in_common():
 
     def spread(scale):
         strong, weak = (Denoiser(Wide(s), Linear(), targets.velocity) for s in (1.1, 1.3))
-        sampler = Sampler(heun, tuple(uniform(20)), Guidance(scale))
-        made = Diffusion(strong, (2,), sampler=sampler, open_reference=lambda: weak)
+        sampler = Sampler(heun, tuple(uniform(20)), Guidance(scale), open_reference=lambda: weak)
+        made = Diffusion(strong, (2,), sampler=sampler)
         return float(made.sample({}, Noise(0, torch.arange(4000))).std())
 
     assert spread(1.0) == pytest.approx(1.1, rel=0.02)
@@ -160,15 +162,20 @@ def test_autoguidance_sharpens_what_two_errors_have_in_common():
     assert spread(0.0) == pytest.approx(1.3, rel=0.02)
 
 
+def labelled(bounds):
+    """Of a domain, what a sampler asks for."""
+    return SimpleNamespace(conditional=True, bounds=bounds)
+
+
 def test_knobs_reach_the_sampler():
     knobs = Sampling(guidance=3.0, rescale=0.7, threshold=99.5)
-    sampler = knobs.sampler(Linear(), guided=True, bounds=(-1.0, 1.0))
+    sampler = knobs.sampler(Linear(), labelled((-1.0, 1.0)))
     assert sampler.nodes == (Rescale(0.7), Threshold(99.5))
-    assert replace(knobs, threshold=0.0, clip=True).sampler(Linear(), guided=True, bounds=(-1.0, 1.0)).nodes == (
+    assert replace(knobs, threshold=0.0, clip=True).sampler(Linear(), labelled((-1.0, 1.0))).nodes == (
         Rescale(0.7),
         Clip(-1.0, 1.0),
     )
-    assert Sampling().sampler(Linear(), guided=True).nodes == ()
+    assert Sampling().sampler(Linear(), labelled(None)).nodes == ()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +192,7 @@ def test_knobs_reach_the_sampler():
 )
 def test_knobs_that_do_not_fit_are_refused(knobs, bounds, error, message):
     with pytest.raises(error, match=message):
-        Sampling(**knobs).sampler(Linear(), guided=True, bounds=bounds)
+        Sampling(**knobs).sampler(Linear(), labelled(bounds))
 
 
 def test_vectors_and_labels_are_removed_together():

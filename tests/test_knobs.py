@@ -1,6 +1,7 @@
 """Groups of knobs: what each makes, for every solver and grid; and the domain that a model is trained on."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -20,6 +21,9 @@ from gensys.nn.unet import UNet
 from gensys.noise import Noise
 from gensys.paths import VP, Discrete, Linear, cosine_schedule
 
+PLAIN = SimpleNamespace(conditional=False, bounds=None)  # of a domain, what a sampler asks for
+LABELLED = SimpleNamespace(conditional=True, bounds=(-1.0, 1.0))
+
 
 class Half(nn.Module):
     def forward(self, x_t, t, cond):
@@ -35,7 +39,7 @@ def test_every_solver_has_a_name():
 @pytest.mark.parametrize("path", [VP(), Discrete(cosine_schedule(1000))], ids=["vp", "discrete"])
 def test_every_solver_draws_on_its_default_grid(solver, path):
     sampling = Sampling(solver=solver, steps=4)
-    model = Diffusion(Denoiser(Half(), path, targets.v), (3,), sampler=sampling.sampler(path, guided=False))
+    model = Diffusion(Denoiser(Half(), path, targets.v), (3,), sampler=sampling.sampler(path, PLAIN))
     assert model.sample({}, Noise(0, torch.arange(2))).isfinite().all()
 
 
@@ -49,7 +53,7 @@ def test_every_solver_draws_on_its_default_grid(solver, path):
 )
 def test_a_grid_that_a_solver_cannot_walk_is_refused_as_the_model_is_built(sampling, said):
     with pytest.raises(ValueError, match=said):
-        Diffusion(Denoiser(Half(), Linear(), targets.velocity), (3,), sampler=sampling.sampler(Linear(), guided=False))
+        Diffusion(Denoiser(Half(), Linear(), targets.velocity), (3,), sampler=sampling.sampler(Linear(), PLAIN))
 
 
 @pytest.mark.parametrize("grid", get_args(GridName))
@@ -63,10 +67,10 @@ def test_every_grid_falls_from_noise_to_data(grid, shift):
 
 def test_what_the_sampler_is_told():
     sampling = Sampling(guidance=3.0, guide_from=0.8, guide_to=0.1, clip=True)
-    made = sampling.sampler(Linear(), guided=True, bounds=(-1.0, 1.0))
+    made = sampling.sampler(Linear(), LABELLED)
     assert (made.guidance.scale, made.guidance.interval, made.clip) == (3.0, (0.1, 0.8), (-1.0, 1.0))
-    assert sampling.sampler(Linear(), guided=False).guidance.scale == 1.0
-    assert replace(sampling, clip=False).sampler(Linear(), guided=True, bounds=(-1.0, 1.0)).clip is None
+    assert sampling.sampler(Linear(), PLAIN).guidance.scale == 1.0
+    assert replace(sampling, clip=False).sampler(Linear(), LABELLED).clip is None
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ ALLOWED |= {
     "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
     "domain": {"families", "data", "engine", "run", "run_folder"} | BASE,
     "teacher": {"denoiser", "targets", "families", "data", "domain", "run_folder"} | BASE,
-    "knobs": {name for row in LADDER for name in row} | {"run", "engine"},
+    "knobs": {name for row in LADDER for name in row} | {"run", "engine", "domain", "teacher"},
     "recipes": {name for row in LADDER for name in row}
     | {"run", "run_folder", "engine", "data", "domain", "knobs"}
     | {"teacher"},

@@ -44,6 +44,11 @@ class Sampler:
     fractions: the grid, from 1 (noise) to 0 (data), as fractions of the path's span. clip: (low, high), the interval
     that every (guided) estimate of the data is clipped to, for data of known bounds; None = as the network has it.
     threshold: a percentile, see `guidance.Threshold`, for data in [-1, 1]; 0 = off.
+
+    open_reference: None, guidance is away from the same network without its condition. What returns a weaker denoiser,
+    of the same path and target: away from that one, with the same condition (autoguidance: Karras et al., 2024,
+    "Guiding a diffusion model with a bad version of itself", arXiv:2406.02507). It is called once by a model, when it
+    first draws. The reference is no submodule: it is neither trained nor saved with the model.
     """
 
     solver: Solver = heun
@@ -51,8 +56,11 @@ class Sampler:
     guidance: Guidance = Guidance()  # noqa: RUF009 - a frozen value
     clip: tuple[float, float] | None = None
     threshold: float = 0.0
+    open_reference: Callable[[], Denoiser] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.open_reference, nn.Module):
+            raise ValueError("'open_reference' must be a function that returns a denoiser: give lambda: denoiser")
         if self.clip is not None and self.threshold:
             raise ValueError(
                 f"'threshold' {self.threshold:g} clips estimates by itself, and 'clip' is {self.clip}: give one of them"
@@ -73,11 +81,6 @@ class Sampler:
 class Diffusion(Generative):
     """A denoiser with what it minimises and how it samples. shape: of one datum.
 
-    open_reference: None, guidance is away from the same network without its condition. What returns a weaker denoiser,
-    of the same path and target: away from that one, with the same condition (autoguidance: Karras et al., 2024,
-    "Guiding a diffusion model with a bad version of itself", arXiv:2406.02507). It is called once, when something is
-    drawn. The reference is no submodule: it is neither trained nor saved with this model.
-
     Raises: ValueError when the denoiser's target cannot be inverted at a time where the sampler calls the network.
     """
 
@@ -88,12 +91,8 @@ class Diffusion(Generative):
         *,
         objective: Objective = denoise,
         sampler: Sampler = Sampler(),
-        open_reference: Callable[[], Denoiser] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(open_reference, nn.Module):  # as a submodule it would be trained and saved
-            raise ValueError("'open_reference' must be a function that returns a denoiser: give lambda: denoiser")
-        self.open_reference = open_reference
         self._reference: tuple[Denoiser, ...] = ()  # in a tuple, where nn.Module does not look for submodules
         self.denoiser, self.shape = denoiser, shape
         self.objective, self.sampler = objective, sampler
@@ -121,10 +120,10 @@ class Diffusion(Generative):
 
         Raises: ValueError if it is of another path or target, or one of the two alone learned a variance.
         """
-        if self.open_reference is None:
+        if self.sampler.open_reference is None:
             return None
         if not self._reference:
-            opened, own = self.open_reference(), self.denoiser
+            opened, own = self.sampler.open_reference(), self.denoiser
             if (opened.path, opened.target) != (own.path, own.target):
                 raise ValueError(
                     f"'open_reference' must return a denoiser of the path {own.path} and the target {own.target}, as "

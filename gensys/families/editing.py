@@ -80,11 +80,13 @@ def from_partial(model: Generative, x: Tensor, cond: Cond, noise: Noise, strengt
     _require("x", x, inner.shape)
     fractions = inner.sampler.fractions
     start = min(strength, fractions[0])
-    sampler = replace(inner.sampler, fractions=(start, *(f for f in fractions if f < start)))
     weaker = inner.reference
-    part = Diffusion(
-        inner.denoiser, inner.shape, sampler=sampler, open_reference=None if weaker is None else lambda: weaker
+    sampler = replace(
+        inner.sampler,
+        fractions=(start, *(f for f in fractions if f < start)),
+        open_reference=None if weaker is None else lambda: weaker,
     )
+    part = Diffusion(inner.denoiser, inner.shape, sampler=sampler)
     return part.solve(_noised(inner, x, start, noise), cond, noise)
 
 

@@ -12,7 +12,7 @@ from gensys.objectives.consistency import Curriculum, ddim_step, heun_step, karr
 from gensys.paths import EDM
 from gensys.run import Run
 from gensys.systems.consistency import LOW, consistency_model, distilled
-from gensys.teacher import open_teacher
+from gensys.teacher import open_denoiser
 
 
 def consistency(
@@ -36,25 +36,24 @@ def consistency(
     Dhariwal, 2023, arXiv:2310.14189, table 1.
     """
     domain = open_domain(data, size)
-    guided = domain.conditional
 
     def prior() -> Generative:
         if teacher:
-            denoiser = open_teacher(teacher, domain)
+            denoiser = open_denoiser("teacher", teacher, domain)
             return distilled(
                 denoiser,
                 domain.shape,
                 ladder=karras_levels(denoiser.path, rungs, LOW),
                 step=heun_step if step == "heun" else ddim_step,
                 scales=(scale, scale),
-                sampler=sampling.sampler(denoiser.path, guided=guided, bounds=domain.bounds),
+                sampler=sampling.sampler(denoiser.path, domain),
             )
         return consistency_model(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             curriculum=Curriculum(_steps(doubling, training), first, last),
             sigma_data=sigma_data,
-            sampler=sampling.sampler(EDM(), guided=guided, bounds=domain.bounds),
+            sampler=sampling.sampler(EDM(), domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

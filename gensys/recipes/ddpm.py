@@ -50,7 +50,7 @@ def ddpm(
     path = Discrete(zero_terminal_snr(bar) if zero_terminal else bar)
 
     def prior() -> Generative:
-        sampler = sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds)
+        sampler = sampling.sampler(path, domain)
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
         return system.ddpm(

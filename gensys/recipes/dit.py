@@ -44,7 +44,7 @@ def dit(
             net,
             domain.shape,
             dropout=dropout,
-            sampler=sampling.sampler(PATH, guided=domain.conditional, bounds=domain.bounds),
+            sampler=sampling.sampler(PATH, domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

@@ -38,7 +38,7 @@ def edm(
             mean=level_mean,
             std=level_std,
             dropout=dropout,
-            sampler=sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds),
+            sampler=sampling.sampler(path, domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

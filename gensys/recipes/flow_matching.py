@@ -31,7 +31,7 @@ def flow_matching(
             domain.shape,
             law=times.build(),
             dropout=dropout,
-            sampler=sampling.sampler(Linear(), guided=domain.conditional, bounds=domain.bounds),
+            sampler=sampling.sampler(Linear(), domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

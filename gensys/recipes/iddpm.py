@@ -43,7 +43,7 @@ def iddpm(
     path = Discrete(SCHEDULES[schedule](timesteps))
 
     def prior() -> Generative:
-        sampler = sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds)
+        sampler = sampling.sampler(path, domain)
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
         return system.iddpm(

@@ -35,7 +35,7 @@ def latent_diffusion(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             dropout=dropout,
-            sampler=sampling.sampler(PATH, guided=domain.conditional),
+            sampler=sampling.sampler(PATH, domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

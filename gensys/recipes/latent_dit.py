@@ -40,7 +40,7 @@ def latent_dit(
             depth=depth,
             heads=heads,
             dropout=dropout,
-            sampler=sampling.sampler(Linear(), guided=domain.conditional),
+            sampler=sampling.sampler(Linear(), domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING | {"aspect"})

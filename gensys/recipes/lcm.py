@@ -7,7 +7,7 @@ from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Sampling, Training
 from gensys.run import Run
 from gensys.systems.lcm import lcm as system
-from gensys.teacher import open_teacher
+from gensys.teacher import open_denoiser
 
 
 def lcm(
@@ -30,8 +30,8 @@ def lcm(
     domain = open_domain(data, size)
 
     def prior() -> Generative:
-        denoiser = open_teacher(teacher, domain)
-        sampler = sampling.sampler(denoiser.path, guided=domain.conditional, bounds=domain.bounds)
+        denoiser = open_denoiser("teacher", teacher, domain)
+        sampler = sampling.sampler(denoiser.path, domain)
         scales = (w_min, w_max)
         return system(denoiser, domain.shape, rungs=rungs, skip=skip, scales=scales, w=w, sampler=sampler)
 

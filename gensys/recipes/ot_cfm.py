@@ -32,7 +32,7 @@ def ot_cfm(
             domain.shape,
             law=times.build(),
             dropout=dropout,
-            sampler=sampling.sampler(Linear(), guided=domain.conditional, bounds=domain.bounds),
+            sampler=sampling.sampler(Linear(), domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

@@ -40,7 +40,7 @@ def rectified_flow(
             law=times.build(),
             dropout=dropout,
             pairs=None if found is None else found.seed,
-            sampler=sampling.sampler(Linear(), guided=domain.conditional, bounds=domain.bounds),
+            sampler=sampling.sampler(Linear(), domain),
         )
 
     return replace(domain, source=source).run(prior, training.settings(), SAMPLING)

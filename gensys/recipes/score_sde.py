@@ -45,7 +45,7 @@ def score_sde(
             target=targets.noise if target == "noise" else targets.score,
             sigma_data=sigma_data,
             dropout=dropout,
-            sampler=sampling.sampler(path, guided=domain.conditional, bounds=domain.bounds),
+            sampler=sampling.sampler(path, domain),
         )
 
     return domain.run(prior, training.settings(), SAMPLING)

@@ -1,6 +1,7 @@
 """Inversion, image to image and inpainting, on Gaussians whose flow and conditional laws are known."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -103,7 +104,7 @@ def test_the_whole_strength_is_sampling_and_a_little_changes_little():
     near = from_partial(perfect(Linear(), 10), X, {}, noise, 0.01)
     assert (near - X).abs().max() < 0.05
     weak = noted().denoiser
-    twice = noted(sampler=model.sampler, open_reference=lambda: weak)
+    twice = noted(sampler=replace(model.sampler, open_reference=lambda: weak))
     assert torch.equal(from_partial(twice, X.float(), cond, noise, 1.0), twice.sample(cond, noise))
 
 

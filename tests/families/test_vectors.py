@@ -48,7 +48,7 @@ def dynamics(
             Denoiser(net, Linear(), targets.velocity),
             domain.shape,
             objective=partial(denoise, dropout=0.1),
-            sampler=sampling.sampler(Linear(), guided=True),
+            sampler=sampling.sampler(Linear(), domain),
         )
 
     return Run(domain.source, split(domain.source)[0], build, training.settings(), SAMPLING)
