@@ -89,6 +89,11 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, shard: bo
         spec = spec.with_knobs({"precision": begun["knobs"].get("precision") or resolve("auto")})
     damaged = begun["damaged"] if spec.damaged is None else spec.damaged
     spec = replace(spec, parts=spec.parts or begun["parts"], damaged=damaged)
+    if fresh and spec.knobs.get("pairs") == str((folder.path / "pairs.zarr").resolve()):
+        raise ConfigError(
+            f"{str(folder.path)!r} is a round of reflow, which begins with the weights that drew its pairs: with --fresh "
+            f"they would be lost. Give `gensys reflow` another --out"
+        )
     if shard and (spec.parts or not workers):
         raise ConfigError(
             "--shard-weights is for --workers of 1 or more without --exact: gradients of shards are added in an order "

@@ -244,7 +244,11 @@ def test_rounds_follow_each_other(root, tmp_path):
     assert (first["from"], second["from"]) == (str(root / "moons"), str(tmp_path / "new"))
     assert second["before"] == first["after"]
     assert second["pairs"]["seed"] == first["pairs"]["seed"] + 1
-    assert RunFolder(tmp_path / "new-2").spec().knobs["pairs"] == str(tmp_path / "new-2" / "pairs.zarr")
+    new = RunFolder(tmp_path / "new-2")
+    assert new.spec().knobs["pairs"] == str(tmp_path / "new-2" / "pairs.zarr")
+    with pytest.raises(ConfigError, match=r"round of reflow.*another --out"):
+        train(new, new.spec(), workers=0, fresh=True, screen=SCREEN)
+    assert new.weights().is_file()
 
 
 def test_vectors_are_sampled_as_numbers(root, tmp_path):
