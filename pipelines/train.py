@@ -91,8 +91,8 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, shard: bo
     spec = replace(spec, parts=spec.parts or begun["parts"], damaged=damaged)
     if fresh and spec.knobs.get("pairs") == str((folder.path / "pairs.zarr").resolve()):
         raise ConfigError(
-            f"{str(folder.path)!r} is a round of reflow, which begins with the weights that drew its pairs: with --fresh "
-            f"they would be lost. Give `gensys reflow` another --out"
+            f"{str(folder.path)!r} is a round of reflow, which begins with the weights that drew its pairs: with "
+            f"--fresh they would be lost. Give `gensys reflow` another --out"
         )
     if shard and (spec.parts or not workers):
         raise ConfigError(
