@@ -34,7 +34,7 @@ SAME = {"data": "LATENTS", "budget": BUDGET}
 # Name of the row -> (recipe, knobs). LATENTS and the teacher's row stand for their paths. All but latent_diffusion,
 # whose network is its own, train the same transformer on the same latents for as long, and are sampled unguided.
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
-    "ddpm": ("ddpm", SAME | DIT | {"target": "v"}),
+    "ddpm": ("ddpm", SAME | DIT),
     "iddpm": ("iddpm", SAME | DIT),
     "score_sde": ("score_sde", SAME | DIT | {"sigma_data": "1"}),
     "edm": ("edm", SAME | DIT | {"sigma_data": "1"}),

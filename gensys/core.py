@@ -19,7 +19,19 @@ from torch import Tensor, nn
 
 from gensys.noise import Noise
 
-__all__ = ["Batch", "Codec", "Codes", "Cond", "Generative", "HasLikelihood", "InLatents", "Loss", "Posterior"]
+__all__ = [
+    "Batch",
+    "Bits",
+    "Codec",
+    "Codes",
+    "Cond",
+    "Generative",
+    "HasBits",
+    "HasLikelihood",
+    "InLatents",
+    "Loss",
+    "Posterior",
+]
 
 Cond = Mapping[str, Tensor]
 """What a sample is conditioned on: "label" (B,) int64, "vector" (B, L) float32, "text" (B, L, D), ...; an empty mapping
@@ -87,6 +99,14 @@ class Codes:
         return self.indices
 
 
+@dataclass(frozen=True)
+class Bits:
+    """How many bits an element of a datum takes: per_dim (B,). about: in a line whether exact, or which bound."""
+
+    per_dim: Tensor
+    about: str
+
+
 class Generative(nn.Module, ABC):
     """A trainable generative model.
 
@@ -113,6 +133,11 @@ class Generative(nn.Module, ABC):
         """Draw one sample for each id in `noise`: (B, *S)."""
 
     @property
+    def evaluations(self) -> int:
+        """How often `sample` runs the network for one sample; a guided call counts twice."""
+        return 1
+
+    @property
     def conditions(self) -> frozenset[str]:
         """The names in `cond` that `sample` goes by; others may be ignored. None: it draws without conditions."""
         return frozenset()
@@ -130,6 +155,18 @@ class HasLikelihood(Protocol):
 
     def log_prob(self, x: Tensor, cond: Cond) -> Tensor:
         """log p(x | cond) in nats, (B,)."""
+        ...
+
+
+@runtime_checkable
+class HasBits(Protocol):
+    """A model whose likelihood can be held against those of others, whatever family they are of."""
+
+    def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits | None:
+        """Bits an element of x (B, *S), of bins of this width (see gensys/likelihood.py), or of a density if None.
+
+        noise: of dequantisation, of probes, of draws. None where this configuration has no likelihood.
+        """
         ...
 
 

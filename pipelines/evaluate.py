@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from gensys.pipelines.encode import source_of
 from gensys.pipelines.moments import images_of, read_moments
+from gensys.pipelines.pool import BLOCK
 from torch import Tensor
 
 from gensys import durable
-from gensys.core import Codec
+from gensys.core import Bits, Codec, Generative, HasBits
 from gensys.data import order
 from gensys.data.as_stored import AsStored
 from gensys.data.joined import Joined
@@ -33,7 +34,8 @@ from gensys.engine.precision import resolve
 from gensys.errors import ConfigError, RunError
 from gensys.evaluate.classifier import Judge, judge
 from gensys.evaluate.frechet import Moments
-from gensys.evaluate.metrics import Metric, evaluate_moments, evaluate_reconstruction, evaluate_samples
+from gensys.evaluate.metrics import Metric, evaluate_bits, evaluate_moments, evaluate_reconstruction, evaluate_samples
+from gensys.likelihood import bin_width
 from gensys.noise import Noise
 from gensys.pictures import grid, pairs, save_png, to_uint8
 from gensys.progress import Screen
@@ -41,6 +43,7 @@ from gensys.run_folder import RunFolder, open_codec
 
 __all__ = ["evaluate", "judge_of", "real_source"]
 
+_BITS_SEED = 0xB175  # of dequantisation and probes: fixed, so that models are compared at the same points
 _LEAST_HELD_OUT = 100  # as many as the 1 % quantile of their distances needs
 _ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model is held against the same images
 
@@ -180,11 +183,31 @@ def _reconstruct(codec: Codec, source: Source, picture: Path | None) -> dict[str
     return evaluate_reconstruction(x, decoded)
 
 
-def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest", quick: bool = False) -> dict[str, Any]:
+def _bits(model: Generative, source: Source, rows: Tensor) -> dict[str, Metric]:
+    """The likelihood of held-out rows; RunError, which says why, where there is none."""
+    if not len(rows):
+        raise RunError(f"{source.name!r} has no held-out rows")
+    if not isinstance(model, HasBits):
+        raise RunError("this model has no likelihood of its data")
+    width = bin_width() if len(source.shape) == 3 else None
+    found: list[Bits] = []
+    for part in rows.split(BLOCK):
+        batch = source.batch(part, Noise(_BITS_SEED, part))
+        bits = model.bits(batch.x, batch.cond, Noise(_BITS_SEED, part), width)
+        if bits is None:
+            raise RunError("this model has no likelihood of such data")
+        found.append(bits)
+    return evaluate_bits(torch.cat([bits.per_dim.double().cpu() for bits in found]), found[0].about)
+
+
+def evaluate(
+    target: Path, *, screen: Screen, checkpoint: str = "newest", quick: bool = False, bits: int = 0
+) -> dict[str, Any]:
     """Score a sample store, or a run folder's samples.zarr (for a codec's run: its reconstructions).
 
     checkpoint: of a codec, whose weights, see `RunFolder.weights`. quick: only what the moments give that
-    `gensys sample --moments` has stored; RunError if there are none.
+    `gensys sample --moments` has stored; RunError if there are none. bits: on how many held-out rows the likelihood of
+    the model is taken as well, where it has one; for a path model each costs about a hundred network calls.
 
     Returns {"metrics", "protocol", "left_out", "seconds", "file"} and writes all but the last into that file: the run's
     evaluation.json, or, for a store that is not the run's own samples.zarr, STEM.evaluation.json beside it. The
@@ -239,6 +262,13 @@ def evaluate(target: Path, *, screen: Screen, checkpoint: str = "newest", quick:
                 elif codec is not None:
                     left_out.append("no reconstruction: there are no held-out images")
             phase.update(len(store))
+        if bits:
+            try:
+                spec = folder.spec().with_knobs(made_by["knobs"])
+                metrics |= _bits(folder.model(spec, made_by["weights"]), source, real.test[:bits])
+            except RunError as error:
+                left_out.append(f"no bits per dimension: {error}")
+                screen.line(left_out[-1])
         taken = moments if isinstance(moments, str) else f"those of {len(moments)} shards, taken while sampling"
         protocol = _protocol(store, folder, source, judged, real) | {"moments of samples": taken}
     result = {

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from gensys import targets
-from gensys.core import HasLikelihood
+from gensys.core import HasBits, HasLikelihood
 from gensys.denoiser import Denoiser
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.likelihood import Hutchinson, bin_width, bits_per_dim, dequantise, log_prob
-from gensys.noise import Noise
+from gensys.noise import Noise, Stream
 from gensys.paths import EDM, VE, VP, Cosine, Linear, SubVP, expand
 from gensys.times import uniform
 
@@ -151,6 +151,32 @@ def test_a_diffusion_has_a_likelihood_of_data_under_their_condition():
     torch.testing.assert_close(got, density(x), rtol=0, atol=1e-3)
     noisy = Hutchinson(Noise(0, torch.arange(5)), 8)
     torch.testing.assert_close(diffusion.log_prob(x + shift, {"shift": shift}, noisy), density(x), rtol=0, atol=1.5)
+
+
+@pytest.mark.parametrize(("path", "target"), [(Linear(), targets.velocity), (VP(), targets.v)], ids=["linear", "vp"])
+def test_bits_of_a_diffusion_are_those_of_its_flow(path, target):
+    diffusion = Diffusion(model(path, target), (2,), sampler=Sampler(fractions=tuple(uniform(5))))
+    assert isinstance(diffusion, HasBits)
+    x = points(5)
+    got = diffusion.bits(x, {"shift": torch.zeros_like(x)}, Noise(0, torch.arange(5)), None)
+    torch.testing.assert_close(got.per_dim, -density(x) / 2 / math.log(2.0), rtol=0, atol=5e-3)
+    assert got.about == "probability flow, exact divergence"
+
+
+def test_one_probe_has_the_bits_of_a_normal_law():
+    """Its flow's Jacobian is a multiple of the identity, of which one probe sees all."""
+
+    class Normal(nn.Module):
+        def forward(self, x, t, cond):
+            c = VP()(expand(t, x))
+            return c.sigma * x / (c.alpha**2 + c.sigma**2)
+
+    ids = torch.arange(4)
+    x, noise = Noise(1, ids).normal((20,), Stream.EPS).double(), Noise(0, ids)
+    got = Diffusion(Denoiser(Normal(), VP(), targets.noise), (20,)).bits(x, {}, noise, 0.5)
+    want = torch.distributions.Normal(0.0, 1.0).log_prob(dequantise(x, noise, 0.5)).sum(1)
+    torch.testing.assert_close(got.per_dim, bits_per_dim(want, 20, 0.5), rtol=0, atol=1e-3)
+    assert got.about == "probability flow, one probe, uniform dequantisation"
 
 
 def test_what_cannot_be_done_is_said():

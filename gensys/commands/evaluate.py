@@ -15,17 +15,24 @@ from gensys.terminal import Answer, answering, quoted
 @click.command()
 @click.argument("target", type=Place(), metavar="RUN|STORE")
 @click.option("--quick", is_flag=True, help="Only what the moments of gensys sample --moments give; reads no samples.")
+@click.option(
+    "--bits",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    help="Also the likelihood, in bits per dimension, of N held-out rows, where the model has one.",
+)
 @checkpoint_option
 @quiet_option
 @answering
-def evaluate(target: Path, quick: bool, checkpoint: str, quiet: bool) -> Answer:
+def evaluate(target: Path, quick: bool, bits: int, checkpoint: str, quiet: bool) -> Answer:
     """Score a run or a store of samples.
 
     Metrics with their 95 % intervals, what real data score, and the protocol they were taken under.
     """
     from gensys.pipelines.evaluate import evaluate as pipeline
 
-    result = pipeline(target, checkpoint=checkpoint, screen=screen(quiet), quick=quick)
+    result = pipeline(target, checkpoint=checkpoint, screen=screen(quiet), quick=quick, bits=bits)
     return Answer(
         result,
         f"{scores(result['metrics'])}\n\n{facts(result['protocol'])}\n\nwritten: {quoted(Path(result['file']))}",

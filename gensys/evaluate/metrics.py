@@ -31,7 +31,14 @@ from gensys.evaluate.reconstruction import psnr, squared_errors
 from gensys.nn.lenet import LeNet
 from gensys.noise import Noise, Stream
 
-__all__ = ["Metric", "evaluate_moments", "evaluate_reconstruction", "evaluate_samples", "proportion_interval"]
+__all__ = [
+    "Metric",
+    "evaluate_bits",
+    "evaluate_moments",
+    "evaluate_reconstruction",
+    "evaluate_samples",
+    "proportion_interval",
+]
 
 _Z = 1.959964  # 97.5 % quantile of the standard normal
 _RESAMPLES = 20  # their standard deviation is known to 16 %, enough for an error bar
@@ -296,3 +303,16 @@ def evaluate_reconstruction(images: Tensor, reconstructions: Tensor) -> dict[str
         "reconstruction_mse": mse,
         "reconstruction_psnr": Metric(psnr(mse.value), None, low, high, "dB", "higher", mse.n, about),
     }
+
+
+def evaluate_bits(bits: Tensor, about: str) -> dict[str, Metric]:
+    """What a likelihood is on held-out data: bits (n,) for an element of each. Returns bits_per_dim.
+
+    There is no floor: nobody knows the entropy of images.
+    """
+    if not bits.numel() or not bits.isfinite().all():
+        raise ValueError(f"'bits' must be finite numbers, one or more, got {bits.numel()}, not all of them finite")
+    n, mean = bits.numel(), float(bits.mean())
+    half = _Z * float(bits.std()) / math.sqrt(n) if n > 1 else math.inf
+    about = f"bits for an element of held-out data: {about}"
+    return {"bits_per_dim": Metric(mean, None, mean - half, mean + half, "", "lower", n, about)}

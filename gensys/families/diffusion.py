@@ -6,6 +6,7 @@ its grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,11 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gensys.core import Batch, Cond, Generative, Loss
+from gensys.core import Batch, Bits, Cond, Generative, Loss
 from gensys.denoiser import Denoiser
 from gensys.guidance import Clip, Guidance, Node, Rescale, Threshold, correct, without
 from gensys.kernels.linear import frozen
-from gensys.likelihood import Hutchinson, log_prob
+from gensys.likelihood import Hutchinson, bits_per_dim, dequantise, log_prob
 from gensys.nn.embed import taken_by
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import denoise
@@ -35,6 +36,7 @@ from gensys.times import on, uniform
 __all__ = ["Diffusion", "Sampler"]
 
 BY_ROW = frozenset({"guidance", "seed"})  # conditions of the sampler, not of the network
+_EXACT = 16  # elements of a datum up to which a likelihood takes the exact divergence: a backward pass for each
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,28 @@ class Diffusion(Generative):
             atol=atol,
             differentiable=differentiable,
         ).log_prob
+
+    @torch.no_grad()
+    def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits:
+        """From `log_prob`, one probe for data of many elements; of pixels spread over their bins an upper bound."""
+        y = x if width is None else dequantise(x, noise, width)
+        size = y[0].numel()
+        path = self.denoiser.path
+        steep = not all(map(math.isfinite, path(path.span[0])))
+        probe = Hutchinson(noise) if size > _EXACT else None
+        start = 1e-5 if steep else 0.0
+        rough = 1e-4  # a tolerance that costs a thousandth of a bit
+        log_p = self.log_prob(y, cond, probe, start=start, rtol=rough, atol=rough)
+        about = "probability flow, " + ("exact divergence" if probe is None else "one probe")
+        about += "" if width is None else ", uniform dequantisation"
+        return Bits(bits_per_dim(log_p, size, width or 1.0), about)
+
+    @property
+    def evaluations(self) -> int:
+        """Network calls of the solver's table, of the adaptive ones those of a first sample."""
+        if self.table is not None:
+            return sum(2 if self.sampler.guidance.at(self._fraction(call.t)) != 1.0 else 1 for call in self.table.calls)
+        return len(self.trajectory({}, Noise(0, torch.zeros(1, dtype=torch.int64))))
 
     @torch.no_grad()
     def trajectory(self, cond: Cond, noise: Noise) -> list[tuple[Scalar, Tensor, Prediction]]:

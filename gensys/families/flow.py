@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gensys.bijections.bijection import Bijection, Chain
 from gensys.bijections.logit import Logit
-from gensys.core import Batch, Cond, Generative, Loss
-from gensys.likelihood import bin_width, dequantise
+from gensys.core import Batch, Bits, Cond, Generative, Loss
+from gensys.likelihood import bin_width, bits_per_dim, dequantise
 from gensys.noise import Noise, Stream
 from gensys.objectives.nll import nll
 
@@ -58,6 +58,13 @@ class Flow(Generative):
         z, logdet = self.bijection(x, cond)
         base = -0.5 * (z.square() + math.log(2.0 * math.pi))
         return base.flatten(1).sum(1) + logdet
+
+    @torch.no_grad()
+    def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits:
+        """From the density, exact; of pixels spread over their bins, an upper bound in expectation."""
+        y = x if width is None else dequantise(x, noise, width)
+        about = "exact density" + ("" if width is None else ", uniform dequantisation")
+        return Bits(bits_per_dim(self.log_prob(y, cond), math.prod(self.shape), width or 1.0), about)
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
         """The mean negative log-likelihood, in nats per element; of discrete data a bound of it, by dequantisation."""

@@ -44,6 +44,10 @@ class Latent(Generative):
         return self.prior.loss(batch, noise, player)
 
     @property
+    def evaluations(self) -> int:
+        return self.prior.evaluations
+
+    @property
     def conditions(self) -> frozenset[str]:
         return self.prior.conditions
 

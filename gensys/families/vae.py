@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gensys.core import Batch, Cond, Generative, Loss, Posterior
+from gensys.core import Batch, Bits, Cond, Generative, Loss, Posterior
+from gensys.likelihood import bits_per_dim, dequantise
 from gensys.noise import Noise, Stream
 from gensys.objectives.elbo import (
     Schedule,
@@ -105,6 +106,18 @@ class VAE(Generative):
         eps = draws.normal(tuple(posterior.mean.shape[1:]), Stream.POSTERIOR)
         eps = eps.expand(x.shape[0], *eps.shape)
         return importance_bound(log_weights(self._log_likelihood(x, posterior, eps), posterior, eps))
+
+    def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits | None:
+        """From the bound that `log_prob` is; None where the observation model is no law of such data."""
+        gives, size = self.observation.gives, x[0].numel()
+        if gives == "neither" or (gives == "probability" and width is None):
+            return None
+        about = f"importance-weighted bound, {self.bound_draws} draws"
+        if gives == "probability":
+            return Bits(bits_per_dim(self.log_prob(x, cond), size), about)
+        y = x if width is None else dequantise(x, noise, width)
+        about += "" if width is None else ", uniform dequantisation"
+        return Bits(bits_per_dim(self.log_prob(y, cond), size, width or 1.0), about)
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:

@@ -7,8 +7,8 @@ Each is a value with four functions of the decoder's numbers, `parameters`:
     mean(parameters)             the datum to show, (B, *S)
     sample(parameters, noise)    x ~ p(x | z), (B, *S); Stream.OBSERVE
 
-Two parameters of an element are halves of dimension 1: location first, then the logarithm of the scale. Where a model
-gives densities (`Gaussian`) nats depend on the units of x; where it gives probabilities (the others) they do not.
+Two parameters of an element are halves of dimension 1: location first, then the logarithm of the scale. `gives` says
+what log_prob is the logarithm of: where it is a density nats depend on the units of x, where it is a probability not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from gensys.noise import Noise, Stream
 
 __all__ = ["Bernoulli", "Columns", "DiscretisedLogistic", "Gaussian", "Observation"]
 
+Gives = Literal["density", "probability", "neither"]
+
 # Scales are kept above e^-7, an eighth of the distance of two values of 8 bits in [-1, 1]: a density that is learnt on
 # values that repeat exactly has no largest value. e^7 is beyond all data that are scaled at all.
 _LOG_SCALE = 7.0
@@ -33,6 +35,8 @@ _LOG_SCALE = 7.0
 
 class Observation(Protocol):
     """See the top of this file."""
+
+    gives: ClassVar[Gives]
 
     def outputs(self, channels: int) -> int: ...
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor: ...
@@ -56,6 +60,8 @@ class Bernoulli:
     A value between -1 and 1 counts as a share of both, as is common for grey images; then it is a loss, no likelihood.
     """
 
+    gives: ClassVar[Gives] = "neither"  # of grey images, that is
+
     def outputs(self, channels: int) -> int:
         return channels
 
@@ -73,6 +79,8 @@ class Bernoulli:
 @dataclass(frozen=True)
 class Gaussian:
     """x = mean + scale eps. scale: the same for all, or None = learnt, the decoder's second half is its logarithm."""
+
+    gives: ClassVar[Gives] = "density"
 
     scale: float | None = None
 
@@ -108,6 +116,8 @@ class DiscretisedLogistic:
     The outermost bins reach to infinity. Salimans, Karpathy, Chen and Kingma, 2017, "PixelCNN++", arXiv:1701.05517,
     section 2.1. The difference is computed as s(a) s(-b) (1 - e^(b-a)), which loses no digits.
     """
+
+    gives: ClassVar[Gives] = "probability"
 
     levels: int = 256
 
@@ -145,6 +155,8 @@ class Columns:
     A number is a Gaussian with a learnt scale (mean, log scale), a category a softmax (logits); the decoder returns
     them one column after the other. log_prob adds densities and probabilities.
     """
+
+    gives: ClassVar[Gives] = "density"
 
     categories: tuple[int, ...]
 

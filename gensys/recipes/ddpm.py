@@ -17,6 +17,7 @@ from gensys.solvers import ancestral
 from gensys.systems import ddpm as system
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "scaled_linear": scaled_linear_schedule}
+TargetName = Literal["auto", "noise", "data", "v", "velocity"]
 TARGETS = {"noise": targets.noise, "data": targets.data, "v": targets.v, "velocity": targets.velocity}
 WEIGHTS: dict[str, Weight] = {
     "even": even,
@@ -32,7 +33,9 @@ def ddpm(
     timesteps: int = 1000,  # T, steps of the schedule that is trained; samples take far fewer, see steps
     schedule: Literal["linear", "cosine", "scaled_linear"] = "linear",  # of the noise: linear in beta, in its root, ...
     zero_terminal: bool = False,  # whether the schedule is rescaled to end in pure noise: not for target noise
-    target: Literal["noise", "data", "v", "velocity"] = "noise",  # what the network predicts
+    # of latents and vectors, which nothing clips, the noise tells little at the noisy end: an error of it is 1 / alpha
+    # times as large in the data, 160 times at the end of the linear schedule
+    target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
     weight: Literal["even", "min_snr", "snr_plus_one", "truncated_snr"] = "even",  # of the steps in the loss
     variance: Literal["small", "large"] = "small",  # of ancestral steps: right for data at a point, or of unit variance
     dropout: float = 0.1,  # probability that a row is trained without its label
@@ -57,7 +60,7 @@ def ddpm(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
-            target=TARGETS[target],
+            target=TARGETS[("noise" if domain.bounds else "v") if target == "auto" else target],
             weight=WEIGHTS[weight],
             dropout=dropout,
             sampler=sampler,

@@ -44,9 +44,9 @@ def judged(monkeypatch):
     monkeypatch.setattr(pipeline, "judge_of", lambda source, folder: judge)
 
 
-def samples(path, run, n, labels=True):
+def samples(path, run, n, labels=True, weights="ab" * 32, knobs=None):
     arrays = {"x": ArraySpec((1, 28, 28), "uint8"), "label": ArraySpec((), "int64")}
-    about = {"kind": "samples", "run": str(run), "weights": "ab" * 32, "knobs": {}, "seed": 0, "first": 0}
+    about = {"kind": "samples", "run": str(run), "weights": weights, "knobs": dict(knobs or {}), "seed": 0, "first": 0}
     store = Store.create(path, arrays, rows=n, shard=n, chunk=n, attributes=about)
     x = np.random.default_rng(1).integers(0, 256, (n, 1, 28, 28), np.uint8)
     store.commit(0, {"x": x, "label": np.arange(n) % 2 if labels else np.full(n, -1)})
@@ -102,6 +102,31 @@ def test_what_cannot_be_scored_says_why(codec, judged, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "evaluate_samples", damaged)
     with pytest.raises(DataError, match=r"^an image cannot be read"):
         pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 20), screen=SCREEN)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "knobs", "told"),
+    [
+        ("vae", {"width": "8", "latent": "4"}, None),
+        ("vae", {"width": "8", "latent": "4", "observation": "bernoulli"}, "this model has no likelihood of such data"),
+        ("kl_autoencoder", {"width": "8"}, "this model has no likelihood of its data"),
+    ],
+)
+def test_the_likelihood_of_held_out_rows_is_taken_where_there_is_one(codec, judged, tmp_path, recipe, knobs, told):
+    folder = RunFolder(tmp_path / "run")
+    knobs |= {"data": str(codec.parent / "images"), "size": "28", "batch": "8", "budget": "8", "precision": "fp32"}
+    train(folder, resolve(recipe, knobs), workers=0, fresh=False, screen=SCREEN)
+    path = samples(tmp_path / "s.zarr", folder.path, 20, weights=folder.weights_digest(), knobs=folder.spec().knobs)
+    result = pipeline.evaluate(path, screen=SCREEN, bits=3)
+    if told:
+        assert "bits_per_dim" not in result["metrics"]
+        assert f"no bits per dimension: {told}" in result["left_out"]
+    else:
+        found = result["metrics"]["bits_per_dim"]
+        assert (found["n"], found["better"], found["floor"]) == (3, "lower", None)
+        assert 4.0 < found["value"] < 12.0  # of random pixels, which have 8
+        assert found["about"].endswith("importance-weighted bound, 64 draws")
+        assert pipeline.evaluate(path, screen=SCREEN, bits=3)["metrics"]["bits_per_dim"] == found
 
 
 def test_a_classifier_needs_classes(tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 
 from gensys.bijections.actnorm import ActNorm
 from gensys.bijections.bijection import Chain
-from gensys.core import Batch, HasLikelihood
+from gensys.core import Batch, HasBits, HasLikelihood
 from gensys.engine.checkpoint import State
 from gensys.engine.loop import Budget, Settings
 from gensys.engine.optim import Optim, adamw
@@ -186,3 +186,15 @@ def test_all_parts_of_the_first_step_see_the_scales_that_the_first_one_found(par
     first = next(part for part in model.modules() if isinstance(part, ActNorm))
     assert first.seen
     torch.testing.assert_close(first.shift.detach(), x[: 64 // parts].mean(0), rtol=0, atol=1e-5)
+
+
+def test_bits_are_those_of_spread_pixels_and_of_densities():
+    model = wild(realnvp((1, 8, 8), width=8, depth=1, bounds=(-1.0, 1.0)))
+    ids, width = torch.arange(3), bin_width()
+    x, noise = torch.randint(0, 256, (3, 1, 8, 8)) * width - 1.0, Noise(5, ids)
+    assert isinstance(model, HasBits)
+    y = dequantise(x, noise, width)
+    want = -(model.log_prob(y, {}) / 64 + math.log(width)) / math.log(2.0)
+    torch.testing.assert_close(model.bits(x, {}, noise, width).per_dim, want)
+    torch.testing.assert_close(model.bits(y, {}, noise, None).per_dim, -model.log_prob(y, {}) / 64 / math.log(2.0))
+    assert model.bits(x, {}, noise, width).about == "exact density, uniform dequantisation"

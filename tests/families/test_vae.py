@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from gensys.core import Batch, Codec, HasLikelihood, Posterior
+from gensys.core import Batch, Codec, HasBits, HasLikelihood, Posterior
 from gensys.families.vae import interpolate
+from gensys.likelihood import dequantise
 from gensys.noise import Noise, Stream
 from gensys.objectives.elbo import active_units, cyclic, free_bits, kl_per_dimension, linear, negative_bound
 from gensys.objectives.observation import Bernoulli, Columns, DiscretisedLogistic, Gaussian
@@ -216,3 +217,21 @@ def test_an_interpolation_needs_two_ends():
         interpolate(model, torch.zeros(1, D), torch.zeros(1, D), 1)
     with pytest.raises(ValueError, match="'last' must be shaped like 'first'"):
         interpolate(model, torch.zeros(1, D), torch.zeros(2, D), 3)
+
+
+def test_bits_are_the_bound_where_the_observation_is_a_law_of_such_data():
+    noise, width = Noise(5, torch.arange(4)), 2.0 / 255
+    x = torch.randint(0, 256, (4, 1, 8, 8)) * width - 1.0
+    found = {}
+    for seen in (DiscretisedLogistic(), Gaussian(), Bernoulli()):
+        model = vae((1, 8, 8), seen, latent=2, width=8, depth=1)
+        assert isinstance(model, HasBits)
+        found[seen.gives] = (model, model.bits(x, {}, noise, width), model.bits(x, {}, noise, None))
+    model, pixels, density = found["probability"]
+    torch.testing.assert_close(pixels.per_dim, -model.log_prob(x, {}) / 64 / math.log(2.0))
+    assert density is None
+    model, pixels, density = found["density"]
+    y = dequantise(x, noise, width)
+    torch.testing.assert_close(pixels.per_dim, -(model.log_prob(y, {}) / 64 + math.log(width)) / math.log(2.0))
+    torch.testing.assert_close(density.per_dim, -model.log_prob(x, {}) / 64 / math.log(2.0))
+    assert found["neither"][1:] == (None, None)
