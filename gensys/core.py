@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ class Generative(nn.Module, ABC):
     A turn that the engine refuses leaves buffers as they were.
     """
 
-    players: ClassVar[tuple[str, ...]] = ("model",)
+    players: tuple[str, ...] = ("model",)
 
     @abstractmethod
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:

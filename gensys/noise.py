@@ -47,6 +47,7 @@ class Stream(IntEnum):
     ORDER = 8  # the order of the training data; the id's place holds the epoch
     PROBE = 9  # Hutchinson's probes of a divergence
     DEQUANTISE = 10  # where within its bin an integer lies
+    INSTANCE = 11  # noise on what a critic sees
     OBSERVE = 20  # data drawn from what a decoder says of them
 
 

@@ -31,6 +31,7 @@ class Latent(Generative):
     ) -> None:
         super().__init__()
         self.prior, self._normalise = prior, normalise
+        self.players = prior.players
         self._open_codec, self._denormalise = open_codec, denormalise
         self._codec: tuple[Codec, ...] = ()  # in a tuple, where nn.Module does not look for submodules
 
@@ -42,6 +43,9 @@ class Latent(Generative):
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
         return self.prior.loss(batch, noise, player)
+
+    def parameters_of(self, player: str) -> list[nn.Parameter]:
+        return self.prior.parameters_of(player)
 
     @property
     def evaluations(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ __all__ = [
     "Condition",
     "GuidanceEmbedding",
     "LabelEmbedding",
+    "Taking",
     "TimeEmbedding",
     "grid_positions",
     "sinusoid",
@@ -142,7 +144,15 @@ class Condition(nn.Module):
         return frozenset(({"label"} if self.label.classes else set()) | ({"vector"} if self.vector else set()))
 
 
+@runtime_checkable
+class Taking(Protocol):
+    """A module that knows which names in `cond` make a difference to it."""
+
+    @property
+    def taken(self) -> frozenset[str]: ...
+
+
 def taken_by(net: nn.Module) -> frozenset[str]:
-    """The names in `cond` that a network takes, by the `Condition`s in it; one that has none may take a label."""
-    found = [module.taken for module in net.modules() if isinstance(module, Condition)]
+    """The names in `cond` that a network takes, by the modules in it that know; one without such may take a label."""
+    found = [module.taken for module in net.modules() if isinstance(module, Taking)]
     return frozenset().union(*found) if found else frozenset({"label"})
