@@ -30,6 +30,7 @@ DATA = (
     "mnist",
     "fashion",
     "8gaussians",
+    "25gaussians",
     "moons",
     "checkerboard",
     "spirals",

@@ -6,7 +6,8 @@ own: `gensys train ddpm net=dit steps=50`. The comment at the end of a field's l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Literal
 
@@ -60,7 +61,7 @@ from gensys.times import (
     uniform,
 )
 
-__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Sampling", "Times", "Training"]
+__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Rivals", "Sampling", "Times", "Training"]
 
 SolverName = Literal[
     "ancestral", "churn", "ddim", "dopri5", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "euler",
@@ -118,6 +119,29 @@ class Training:
         """How many steps the budget is; None for a budget in seconds."""
         images = budget_of(self.budget).images
         return None if images is None else -(-images // self.batch)
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The generator and the critic of a game, and how fast they learn."""
+
+    latent: int = 64  # numbers that a sample is made of
+    width: int = 32  # channels at half the resolution, doubled at each half after that; hidden units for vectors
+    depth: int = 3  # how often the resolution is halved; hidden layers for vectors
+    turns: int = 1  # steps of the critic, each on rows of its own, for one of the generator
+    pace: float = 1.0  # learning rate of the critic, in multiples of the generator's
+    momentum: float = 0.5  # how long gradients are remembered, Adam's beta1: in a game the usual 0.9 makes it circle
+
+    def settings(self, training: Training) -> Settings:
+        """For the loop. No step is skipped for the size of its gradient and none is cut: as a game goes on, gradients
+        change by orders of magnitude, and Adam's steps do not depend on their size."""
+        settings = training.settings(spike=0.0)
+        return replace(
+            settings,
+            optim=replace(settings.optim, betas=(self.momentum, settings.optim.betas[1])),
+            clip=math.inf,
+            paces=(("critic", self.pace),),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Densities in the plane: toys by name, and laws of noise for flows between two of them.
 
     8gaussians     eight normals of standard deviation 0.1^(1/4) = 0.562 on a circle of radius 5
+    25gaussians    25 normals of standard deviation 0.05 on a grid of 5 x 5 with a spacing of 2
     moons          two half circles that interlock, with noise of 0.2, scaled by 3 and moved by -1
     checkerboard   uniform on every second square of a board of 4 x 4, of [-4, 4]^2
     spirals        two arms of one and a half turns, with noise of 0.1
@@ -23,7 +24,17 @@ from torch import Tensor
 from gensys.data.arrays import Arrays
 from gensys.noise import Noise, Stream
 
-__all__ = ["TOYS", "Law", "checkerboard", "eight_gaussians", "log_eight_gaussians", "moons", "spirals", "toy"]
+__all__ = [
+    "TOYS",
+    "Law",
+    "checkerboard",
+    "eight_gaussians",
+    "grid_gaussians",
+    "log_eight_gaussians",
+    "moons",
+    "spirals",
+    "toy",
+]
 
 Law = Callable[[Noise, tuple[int, ...], Stream], Tensor]
 """(noise, (2,), stream) -> a point for each id, (B, 2) float32."""
@@ -65,6 +76,12 @@ def log_eight_gaussians(x: Tensor) -> Tensor:
     return normal.logsumexp(1) - math.log(8.0)
 
 
+def grid_gaussians(noise: Noise, shape: tuple[int, ...], stream: Stream) -> Tensor:
+    """Twenty-five equal, narrow normals far apart: a model that forgets some of them shows it."""
+    u, z = _draws(noise, shape, stream)
+    return (2.0 * (5.0 * u).floor() - 4.0 + 0.05 * z).float()
+
+
 def moons(noise: Noise, shape: tuple[int, ...], stream: Stream) -> Tensor:
     """Two half circles."""
     u, z = _draws(noise, shape, stream)
@@ -104,6 +121,7 @@ def toy(name: str, law: Law) -> Arrays:
 
 LAWS: Mapping[str, Law] = {
     "8gaussians": eight_gaussians,
+    "25gaussians": grid_gaussians,
     "moons": moons,
     "checkerboard": checkerboard,
     "spirals": spirals,
