@@ -8,7 +8,7 @@ al., 2017, arXiv:1704.00028, section 4).
 Labels and vectors are numbers beside z in the generator: a label as its indicator, none as zeros (Mirza and Osindero,
 2014, arXiv:1411.1784). In the critic they are constant planes beside the image (concatenation, the same paper), or
 
-    D(x, y) = psi(phi(x)) + <V y, phi(x)>                                                                     (projection)
+    D(x, y) = psi(phi(x)) + <V y, phi(x)>          projection
 
 Miyato and Koyama, 2018, "cGANs with projection discriminator", arXiv:1802.05637, equation 10.
 """
