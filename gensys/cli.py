@@ -10,6 +10,7 @@ import sys
 import click
 
 from gensys.bench.command import bench
+from gensys.commands.compare import compare
 from gensys.commands.data import data
 from gensys.commands.decode import decode
 from gensys.commands.demo import demo
@@ -61,7 +62,23 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-COMMANDS = (train, ema, encode, sample, decode, reflow, evaluate, report, verify, data, list_, show, doctor, demo)
+COMMANDS = (
+    train,
+    ema,
+    encode,
+    sample,
+    decode,
+    reflow,
+    evaluate,
+    compare,
+    report,
+    verify,
+    data,
+    list_,
+    show,
+    doctor,
+    demo,
+)
 for command in (*COMMANDS, bench):
     cli.add_command(command)
 

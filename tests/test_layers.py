@@ -49,7 +49,7 @@ ALLOWED |= {
     "pipelines": BASE
     | TOOLS
     | FACE
-    | {"cli", "preview", "report", "run", "run_folder", "engine", "data", "evaluate", "straightness"},
+    | {"cli", "preview", "report", "run", "run_folder", "engine", "data", "evaluate", "straightness", "likelihood"},
     "__init__": set(),
     "__main__": {"cli"},
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image as Frame
 
-__all__ = ["Picture", "curve", "frames", "interval", "picture", "sheet", "spread"]
+__all__ = ["Picture", "curve", "frames", "interval", "picture", "scatter", "sheet", "spread"]
 
 T = TypeVar("T")
 
@@ -207,4 +207,46 @@ def interval(value: float, low: float | None, high: float | None, floor: float |
     if low is not None and high is not None:
         out.append(f'<line class="bar" x1="{across(low):.1f}" x2="{across(high):.1f}" y1="{middle}" y2="{middle}"/>')
     out.append(f'<circle class="dot" cx="{across(value):.1f}" cy="{middle}" r="3.5"/></svg>')
+    return "".join(out)
+
+
+def scatter(
+    points: Sequence[tuple[float, float, str]], across: str, up: str, *, logarithmic: bool = False, side: int = 420
+) -> str:
+    """An SVG of (x, y, name): a dot for each, its name beside it. across, up: what the axes are. logarithmic: both;
+    points that are not positive are then left out."""
+    shown = [point for point in points if not logarithmic or min(point[:2]) > 0]
+    left, right, top, bottom = 54, 90, 10, 40
+    scale = math.log if logarithmic else float
+
+    def axis(values: Sequence[float], begin: float, end: float) -> tuple[dict[float, float], Sequence[float]]:
+        """Where each value lies, and the ticks with their places."""
+        low, high = min(values), max(values)
+        if logarithmic:
+            low, high = low / 1.3, high * 1.3
+        else:
+            margin = 0.05 * (high - low) or 0.1
+            low, high = low - margin, high + margin
+        ticks = _nice_log(low, high) if logarithmic else _nice(low, high, 4)
+        width = scale(high) - scale(low)
+        return {v: begin + (end - begin) * (scale(v) - scale(low)) / width for v in (*values, *ticks)}, ticks
+
+    out = [
+        f'<svg class="scatter" viewBox="0 0 {side} {side}" width="{side}" role="img" aria-label="{html.escape(up)}">'
+    ]
+    if shown:
+        x_at, x_ticks = axis([x for x, *_ in shown], left, side - right)
+        y_at, y_ticks = axis([y for _, y, _ in shown], side - bottom, top)
+        for x in x_ticks:
+            out.append(f'<line class="grid" x1="{x_at[x]:.1f}" x2="{x_at[x]:.1f}" y1="{top}" y2="{side - bottom}"/>')
+            out.append(f'<text x="{x_at[x]:.1f}" y="{side - bottom + 14}" text-anchor="middle">{_short(x)}</text>')
+        for y in y_ticks:
+            out.append(f'<line class="grid" x1="{left}" x2="{side - right}" y1="{y_at[y]:.1f}" y2="{y_at[y]:.1f}"/>')
+            out.append(f'<text x="{left - 6}" y="{y_at[y] + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+        for x, y, name in shown:
+            out.append(f'<circle class="dot" cx="{x_at[x]:.1f}" cy="{y_at[y]:.1f}" r="4"/>')
+            out.append(f'<text class="name" x="{x_at[x] + 7:.1f}" y="{y_at[y] + 4:.1f}">{html.escape(name)}</text>')
+    middle, name = (left + side - right) / 2, html.escape(up)
+    out.append(f'<text x="{middle:.1f}" y="{side - 8}" text-anchor="middle">{html.escape(across)}</text>')
+    out.append(f'<text transform="translate(12 {side / 2}) rotate(-90)" text-anchor="middle">{name}</text></svg>')
     return "".join(out)
