@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gensys.catalogue import comments, source_of
+from gensys.data.place import Where, is_url
 from gensys.errors import ConfigError
 from gensys.run import nearest, recipes
 from gensys.run_folder import RunFolder
@@ -17,6 +18,7 @@ from gensys.run_folder import RunFolder
 __all__ = [
     "RUNS",
     "CrewSize",
+    "NewStore",
     "Place",
     "RecipeName",
     "SeedRange",
@@ -56,7 +58,9 @@ class Place(click.ParamType):
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
         return "`gensys list` shows the runs in ./runs."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if is_url(value):
+            return self.fail(f"{value!r} is in a bucket: this takes a path of this machine", param, ctx)
         path = Path(value).expanduser()
         if path.exists():
             return path
@@ -77,7 +81,19 @@ class StorePlace(Place):
     name = "path or URL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if "://" in str(value) else super().convert(value, param, ctx)
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
+class NewStore(click.ParamType):
+    """Where a store is to be made: a path, or a URL, which stays a text."""
+
+    name = "path or URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Where:
+        return value if is_url(value) else Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
 
 
 def complete_knob(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -150,8 +166,10 @@ def _not_a_knob(text: str) -> NoReturn:
 
 
 def absolute(data: str) -> str:
-    """A path as an absolute one, since workers may run elsewhere; a data set's name stays as it is."""
+    """A path as an absolute one, since workers may run elsewhere; a URL and the name of a data set stay as they are."""
     from gensys.doctor import DATA
 
+    if is_url(data):
+        return data
     path = Path(data).expanduser()
     return str(path.resolve()) if data and data not in DATA and (path.exists() or "{" in path.name) else data

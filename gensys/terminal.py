@@ -284,7 +284,9 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def quoted(path: Path) -> str:
-    """A path as one would type it: relative where it lies below the current directory."""
+def quoted(path: Path | str) -> str:
+    """A path as one would type it: relative where it lies below the current directory. A URL stays as it is."""
+    if "://" in str(path):
+        return str(path)
     absolute, here = Path(os.path.abspath(path)), Path.cwd()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)

@@ -16,6 +16,7 @@ import torch
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, device, fill
 
 from gensys.core import Generative, InLatents
+from gensys.data.place import Where, is_url, resolved
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, RunError
@@ -35,7 +36,9 @@ def in_latents(model: Generative) -> InLatents:
 
 
 def save_picture(store: Store) -> None:
-    """Beside a store of images, a grid of the first hundred."""
+    """Beside a store of images in a directory, a grid of the first hundred."""
+    if is_url(store.where):
+        return
     shape = store.config.arrays["x"].shape
     if len(shape) == 3 and shape[0] in (1, 3):
         first = torch.from_numpy(store.read("x", np.arange(min(100, len(store)))))
@@ -51,7 +54,7 @@ def _made_by(latents: Store) -> tuple[RunFolder, Spec, str]:
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """Decode the latents of a shard and commit them. latents, store: absolute paths."""
+    """Decode the latents of a shard and commit them. latents, store: absolute paths, or URLs."""
 
     latents: str
     store: str
@@ -81,7 +84,7 @@ class DecodeJob:
         return work
 
 
-def decode(source: Path, out: Path, *, workers: int, screen: Screen, pool: Pool | None = None) -> Store:
+def decode(source: Where, out: Where, *, workers: int, screen: Screen, pool: Pool | None = None) -> Store:
     """Decode every latent of a store into `out`; goes on where it was stopped.
 
     Raises: RunError if the store does not hold sampled latents, or not all of them yet.
@@ -105,7 +108,7 @@ def decode(source: Path, out: Path, *, workers: int, screen: Screen, pool: Pool 
         chunk=latents.config.chunk,
         attributes={**about, "kind": "samples"},
     )
-    job = DecodeJob(str(source.resolve()), str(out.resolve()))
+    job = DecodeJob(resolved(source), resolved(out))
     fill(store, job, "decode", "samples", workers=workers, screen=screen, pool=pool)
     store.seal({})
     save_picture(store)

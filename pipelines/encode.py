@@ -17,6 +17,7 @@ from gensys.core import Codec, Codes, Posterior
 from gensys.data.encoding import Encode, Encoding, encode_block, encode_shard, plan, recover, tidy
 from gensys.data.joined import Joined, by_aspect
 from gensys.data.joined_latents import join
+from gensys.data.place import Where, inside, resolved
 from gensys.data.quarantine import check_quarantine, told
 from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
@@ -100,8 +101,8 @@ class _Maker:
 class EncodeJob:
     """Encode the rows of a shard and commit them.
 
-    run, store, rows: absolute paths, of the codec's run, of the store to fill and of its manifest. old: of the store
-    that is updated, "" = none. spec, weights: of the codec, as the driver read them.
+    run, store, rows: absolute paths, of the last two or URLs: of the codec's run, of the store to fill and of its
+    manifest. old: of the store that is updated, "" = none. spec, weights: of the codec, as the driver read them.
     """
 
     run: str
@@ -126,7 +127,7 @@ class EncodeJob:
 
 def encode(
     folder: RunFolder,
-    out: Path,
+    out: Where,
     *,
     data: str | None,
     shard: int | None,
@@ -151,7 +152,7 @@ def encode(
 
 def encode_by_aspect(
     folder: RunFolder,
-    out: Path,
+    out: Where,
     *,
     data: str | None,
     ratio: float,
@@ -173,13 +174,12 @@ def encode_by_aspect(
     step = 2 * source.shape[-1] // example.mode.shape[-1]
     joined = by_aspect(source, step, ratio)
     screen.line(joined.about)
-    out.mkdir(parents=True, exist_ok=True)
     names = [f"{part.shape[1]}x{part.shape[2]}" for part in joined.parts]
     pool = Pool(workers)
     try:
         for number, (name, part) in enumerate(zip(names, joined.parts, strict=True)):
             wanted = Input(data, ratio, step, number)
-            _encode(maker, out / name, wanted, part, shard, workers, screen, pool, damaged, False, mirror)
+            _encode(maker, inside(out, name), wanted, part, shard, workers, screen, pool, damaged, False, mirror)
     finally:
         pool.close()
     return join(out, names, joined.about)
@@ -187,7 +187,7 @@ def encode_by_aspect(
 
 def _encode(
     maker: _Maker,
-    out: Path,
+    out: Where,
     wanted: Input,
     source: Source,
     shard: int | None,
@@ -216,8 +216,8 @@ def _encode(
         )
     with encoding.alone():
         store = encoding.begin()
-        run, place, rows = (str(path.resolve()) for path in (maker.folder.path, store.path, encoding.rows))
-        old = str(out.resolve()) if encoding.old else ""
+        run, place, rows = map(resolved, (maker.folder.path, store.where, encoding.rows))
+        old = resolved(out) if encoding.old else ""
         job = EncodeJob(run, place, rows, old, maker.spec, maker.weights, wanted)
         fill(store, job, "encode", "images", workers=workers, screen=screen, pool=pool)
         return encoding.finish(store)
@@ -225,7 +225,7 @@ def _encode(
 
 def _plan(
     maker: _Maker,
-    out: Path,
+    out: Where,
     source: Source,
     data: str | None,
     shard: int | None,
@@ -243,7 +243,7 @@ def _plan(
 
 def predict(
     folder: RunFolder,
-    out: Path,
+    out: Where,
     *,
     data: str | None,
     shard: int | None,

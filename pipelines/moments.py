@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gensys.data.place import Where, inside, open_place
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import StoreError
 from gensys.evaluate.classifier import WIDTH, features, saved
@@ -24,8 +25,8 @@ from gensys.evaluate.frechet import Moments
 __all__ = ["MomentsJob", "create_moments", "images_of", "open_moments", "read_moments", "taking_moments"]
 
 
-def _place(samples: Store) -> Path:
-    return samples.path / "digests" / "moments"
+def _place(samples: Store) -> Where:
+    return inside(samples.where, "digests/moments")
 
 
 def images_of(x: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -84,7 +85,7 @@ def read_moments(samples: Store, classifier: str) -> list[Moments] | str:
 
     Raises StoreError if what is there is damaged.
     """
-    if not _place(samples).exists():
+    if open_place(_place(samples)).vacant():
         return "none are stored"
     store = open_moments(samples)
     if store.attributes["classifier"] != classifier:
@@ -92,6 +93,6 @@ def read_moments(samples: Store, classifier: str) -> list[Moments] | str:
     if missing := len(store.missing()):
         return f"those of {missing} of {len(store)} shards are missing"
     if problems := store.verify():
-        raise StoreError(f"the moments {str(store.path)!r} are damaged ({problems[0]}): remove that folder")
+        raise StoreError(f"the moments {store.where!r} are damaged ({problems[0]}): remove that folder")
     arrays = (torch.from_numpy(store.read(name, range(len(store)))) for name in ("n", "mean", "scatter"))
     return [Moments(int(n), mean, scatter) for n, mean, scatter in zip(*arrays, strict=True)]

@@ -239,7 +239,7 @@ def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: 
     missing = store.missing()
     if len(missing) < store.config.shards:
         done = store.config.shards - len(missing)
-        screen.line(f"{store.path}: {done} of {store.config.shards} shards are there already")
+        screen.line(f"{store.where}: {done} of {store.config.shards} shards are there already")
     if not missing:
         return
     used = pool or Pool(min(workers, len(missing)))

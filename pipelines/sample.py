@@ -22,6 +22,7 @@ from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_s
 
 from gensys.core import Generative, InLatents
 from gensys.data.arrays import Arrays
+from gensys.data.place import Where, resolved
 from gensys.data.sample_table import SampleTable, read_sample_table
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.precision import autocast
@@ -40,10 +41,11 @@ __all__ = ["SampleJob", "sample"]
 class SampleJob:
     """Draw the samples of a shard and commit them.
 
-    run, store: absolute paths. spec: with the knobs asked for. weights: the digest of those that the store names; a run
-    that is still training saves others meanwhile. label: of all samples; None = those of the table, or every class in
-    turn. table: its absolute path and its digest, or None. latents: keep what is drawn before it is decoded.
-    exact: keep images as they are drawn, not rounded to pixels. moments: take those of the shard's features.
+    run, store: absolute paths; of the store, or its URL. spec: with the knobs asked for. weights: the digest of those
+    that the store names; a run that is still training saves others meanwhile. label: of all samples; None = those of
+    the table, or every class in turn. table: its absolute path and its digest, or None. latents: keep what is drawn
+    before it is decoded. exact: keep images as they are drawn, not rounded to pixels. moments: take those of the
+    shard's features.
     """
 
     run: str
@@ -123,7 +125,7 @@ def _cond(
 
 def sample(
     folder: RunFolder,
-    out: Path,
+    out: Where,
     *,
     ids: range | None,
     seed: int,
@@ -139,7 +141,8 @@ def sample(
     moments: bool = False,
     pairs: bool = False,
 ) -> Store:
-    """Draw the samples `ids` into a store, with a grid of the first hundred beside it; goes on where it was stopped.
+    """Draw the samples `ids` into a store; goes on where it was stopped. In a directory, a grid of the first hundred is
+    put beside it.
 
     checkpoint: whose weights, see `RunFolder.weights`.
     ids: None = every row of the table, or the first 64. table: what each sample is to be (data/sample_table.py).
@@ -204,7 +207,7 @@ def sample(
         create_moments(store, judge_of(real_source(folder)[0], folder.path / "judge").weights)
     job = SampleJob(
         str(folder.path.resolve()),
-        str(out.resolve()),
+        resolved(out),
         spec,
         weights,
         ids.start,

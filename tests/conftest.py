@@ -1,6 +1,11 @@
-"""For all tests: nothing is written to the configuration of the user who runs them; fresh memory can be counted."""
+"""For all tests: nothing is written to the configuration of the user who runs them; fresh memory can be counted; there
+is a bucket."""
 
+import importlib.util
 import os
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 import torch
@@ -8,6 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gensys import native
 from gensys.kernels import dispatch
+
+_SERVER = """
+import sys, time
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,3 +65,26 @@ def no_extension(monkeypatch):
     dispatch._choose.cache_clear()
     yield
     dispatch._choose.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """URL of a bucket that is empty, of a server on this machine."""
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("needs moto: pip install 'moto[s3,server]'")
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        host, port = server.stdout.readline().split()
+        endpoint = f"http://{host.decode()}:{int(port)}"
+        names = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**names, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}.items():
+                patch.setenv(name, value)
+            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
+            yield "s3://bucket"
+    finally:
+        server.stdin.close()
+        server.wait(20)
+        server.stdout.close()

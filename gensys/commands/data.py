@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
-from gensys.arguments import Place
+from gensys.arguments import StorePlace
 from gensys.commands.wording import combined, number
+from gensys.data.place import Where
 from gensys.terminal import Answer, Commands, answering, columns, quoted, size
 
 _CLASSES, _REASONS = 20, 10  # that are shown to a person; --json has all
@@ -24,21 +24,21 @@ def data(ctx: click.Context) -> None:
 
 
 @data.command()
-@click.argument("store", type=Place(), metavar="STORE")
+@click.argument("store", type=StorePlace(), metavar="STORE")
 @answering
-def info(store: Path) -> Answer:
+def info(store: Where) -> Answer:
     """Tell what a store holds, where it comes from, and how far it is."""
     from gensys.data.info import describe
     from gensys.data.members import stores_in
 
     answers: list[Answer] = []
-    for path in map(Path, stores_in(store)):
+    for path in stores_in(store):
         found = describe(path)
         answers.append(Answer(found, _told(path, found)))
     return combined(answers)
 
 
-def _told(store: Path, found: Mapping[str, Any]) -> str:
+def _told(store: Where, found: Mapping[str, Any]) -> str:
     state = "sealed" if found["sealed"] else "not sealed: finish what makes it"
     shards = f"{found['shards_committed']:,} of {found['shards']:,} committed, {found['rows_per_shard']:,} rows each"
     lines = [["kind", f"{found['kind']}{', mirrored' if found.get('mirrored') else ''} ({state})"]]

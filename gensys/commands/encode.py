@@ -18,6 +18,7 @@ from gensys.commands.options import (
     workers_option,
 )
 from gensys.commands.wording import facts, store_answer
+from gensys.data.place import Where, resolved
 from gensys.run_folder import RunFolder
 from gensys.terminal import Answer, answering, keeping, quoted
 
@@ -45,7 +46,7 @@ from gensys.terminal import Answer, answering, keeping, quoted
 def encode(
     run: Path,
     data: str | None,
-    out: Path | None,
+    out: Where | None,
     shard: int | None,
     update: bool,
     mirror: bool,
@@ -79,7 +80,7 @@ def encode(
             update=update,
             mirror=mirror,
         )
-        return Answer({"store": out.resolve(), **found}, facts(found))
+        return Answer({"store": resolved(out), **found}, facts(found))
     from gensys.pipelines.encode import encode as pipeline
 
     keeping(f"The finished shards in {quoted(out)} are kept; the same command makes the others.")
@@ -101,7 +102,7 @@ def encode(
         )
         shapes = {part.name: len(part) for part in joined.parts}
         text = f"{len(joined):,} latents in {quoted(out)}: {joined.about}\nnext: {following}"
-        return Answer({"store": out.resolve(), "rows": len(joined), "shapes": shapes, "counts": shown.counts}, text)
+        return Answer({"store": resolved(out), "rows": len(joined), "shapes": shapes, "counts": shown.counts}, text)
     store = pipeline(
         folder,
         out,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gensys.arguments import Place, RecipeName, complete_knob
+from gensys.arguments import NewStore, Place, RecipeName, complete_knob
 
 if TYPE_CHECKING:
     from gensys.progress import Screen
@@ -15,7 +14,9 @@ if TYPE_CHECKING:
 recipe_argument = click.argument("recipe", type=RecipeName())
 knobs_argument = click.argument("knobs", nargs=-1, metavar="[KNOB=VALUE]...", shell_complete=complete_knob)
 run_argument = click.argument("run", type=Place(), metavar="RUN")
-out_option = click.option("--out", type=click.Path(path_type=Path), help="The store to write.")
+out_option = click.option(
+    "--out", type=NewStore(), metavar="STORE", help="The store to write: a path, or s3://bucket/path."
+)
 shard_option = click.option(
     "--shard",
     type=click.IntRange(1),

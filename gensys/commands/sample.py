@@ -18,7 +18,8 @@ from gensys.commands.options import (
     shard_option,
     workers_option,
 )
-from gensys.commands.wording import store_answer
+from gensys.commands.wording import next_verb, store_answer
+from gensys.data.place import Where
 from gensys.run_folder import RunFolder
 from gensys.terminal import Answer, answering, keeping, quoted
 
@@ -63,7 +64,7 @@ def sample(
     table: Path | None,
     latents: bool,
     moments: bool,
-    out: Path | None,
+    out: Where | None,
     shard: int | None,
     workers: int,
     checkpoint: str,
@@ -96,5 +97,5 @@ def sample(
         latents=latents,
         moments=moments,
     )
-    following = f"gensys decode {quoted(out)}" if latents else f"gensys evaluate {quoted(out)}"
+    following = f"gensys {'decode' if latents else next_verb(out)} {quoted(out)}"
     return store_answer(store, following, shown.counts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 from gensys.arguments import StorePlace
 from gensys.commands.wording import combined
+from gensys.data.place import Where, resolved
 from gensys.terminal import Answer, answering, quoted
 
 
@@ -16,21 +16,20 @@ from gensys.terminal import Answer, answering, quoted
 @click.argument("store", type=StorePlace(), metavar="STORE")
 @click.option("--repair", is_flag=True, help="Uncommit damaged shards; the command that wrote them makes them again.")
 @answering
-def verify(store: Path | str, repair: bool) -> Answer:
+def verify(store: Where, repair: bool) -> Answer:
     """Compare every byte of a store with what was committed."""
     from gensys.data.members import stores_in
 
     return combined([_verify(found, repair) for found in stores_in(store)])
 
 
-def _verify(store: Path | str, repair: bool) -> Answer:
+def _verify(store: Where, repair: bool) -> Answer:
     from gensys.data.store import Store
 
-    far = isinstance(store, str)
-    opened, where = Store.open(store), store if far else quoted(store)
+    opened, where = Store.open(store), quoted(store)
     problems = opened.verify()
     document = {
-        "store": store.resolve() if isinstance(store, Path) else store,
+        "store": resolved(store),
         "rows": len(opened),
         "problems": [asdict(p) for p in problems],
     }

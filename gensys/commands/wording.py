@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gensys.data.place import Where, is_url, resolved
 from gensys.terminal import Answer, columns, duration, quoted, size
 
 if TYPE_CHECKING:
     from gensys.data.store import Store
 
-__all__ = ["combined", "facts", "number", "scores", "store_answer"]
+__all__ = ["combined", "facts", "next_verb", "number", "scores", "store_answer"]
 
 
 def store_answer(store: Store, following: str, counts: Mapping[str, Mapping[str, int]]) -> Answer:
@@ -20,15 +21,21 @@ def store_answer(store: Store, following: str, counts: Mapping[str, Mapping[str,
     name, what = next((name, what) for name, what in kinds.items() if name in arrays)
     text = f"{len(store):,} {what}{'' if len(store) == 1 else 's'} of {'x'.join(map(str, arrays[name]['shape']))} "
     text += (
-        f"{arrays[name]['dtype']}{' with labels' if store.attributes.get('classes') else ''} in {quoted(store.path)}"
+        f"{arrays[name]['dtype']}{' with labels' if store.attributes.get('classes') else ''} in {quoted(store.where)}"
     )
     picture = store.path.with_suffix(".png")
-    text += f"; picture: {quoted(picture)}" if what == "sample" and picture.exists() else ""
+    here = what == "sample" and not is_url(store.where) and picture.exists()
+    text += f"; picture: {quoted(picture)}" if here else ""
     return Answer(
-        {"store": store.path.resolve(), "rows": len(store), "shards": store.config.shards, "arrays": arrays}
+        {"store": resolved(store.where), "rows": len(store), "shards": store.config.shards, "arrays": arrays}
         | {"counts": counts},
         f"{text}\nnext: {following}",
     )
+
+
+def next_verb(samples: Where) -> str:
+    """What is done with samples: scores are written beside them, so those in a bucket are verified only."""
+    return "verify" if is_url(samples) else "evaluate"
 
 
 def scores(metrics: Mapping[str, Mapping[str, Any]]) -> str:

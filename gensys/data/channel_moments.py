@@ -54,7 +54,7 @@ def shard_moments(store: Store, shard: int, arrays: Mapping[str, npt.NDArray[Any
         if not (np.isfinite(mean).all() and np.isfinite(logvar).all()):
             last = min(start + chunk, len(rows)) - 1
             raise StoreError(
-                f"the latents of rows {rows[start]}..{rows[last]} of {str(store.path)!r} are not all finite: the "
+                f"the latents of rows {rows[start]}..{rows[last]} of {store.where!r} are not all finite: the "
                 "encoder is broken, or float16 is too small for it (encode with float32)"
             )
         mean, logvar = (np.moveaxis(a, 1, 0).reshape(a.shape[1], -1) for a in (mean, logvar))

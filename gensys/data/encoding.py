@@ -9,6 +9,8 @@ killed leaves the old store, or the new one, and what the same command needs to 
     .Z.zarr.update      the new store, until it takes the place of the old one
     .Z.zarr.old         the old store, on its way out
 
+In a bucket there are the first two: nothing there can change places, so a store in a bucket is not updated.
+
 Every row is computed in a block of fixed size, at a fixed place in it, among zeros where no row is to be computed: what
 a row becomes depends on its item and its place, not on its neighbours (a matrix product may round a row differently in
 another place, or among another number of rows). So an update gives the bytes that a fresh encoding would.
@@ -18,7 +20,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ from torch import Tensor
 from gensys.core import Codes, Posterior
 from gensys.data.channel_moments import MIRROR, MOMENTS, moments_spec, shard_moments
 from gensys.data.latents import DIGESTED, Normalisation, columns, create_latents, latent_arrays, seal_latents
-from gensys.data.layout import ArraySpec, shard_bytes
+from gensys.data.layout import GROUP, ArraySpec, shard_bytes
 from gensys.data.manifest import GOOD, Manifest
+from gensys.data.place import Where, beside, is_url, open_place
 from gensys.data.source import Source
 from gensys.data.store import Store
 from gensys.durable import exchange, explained, sync_directory
@@ -47,25 +49,16 @@ Encode = Callable[[Tensor], Posterior | Codes]
 """x (B, *S) -> its latents, on the CPU."""
 
 
-def _beside(out: Path, what: str) -> Path:
-    return out.parent / f".{out.name}.{what}"
+def _beside(out: Where, what: str) -> Where:
+    return beside(out, f".{Path(out).name}.{what}")
 
 
-def _remove(path: Path) -> None:
-    """Take a store away: first its name, so that no half of one is ever taken for a whole."""
-    gone = _beside(path, "gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    if path.exists():
-        path.rename(gone)
-        shutil.rmtree(gone)
-
-
-def _made(path: Path, make: Callable[[], Store]) -> Store:
+def _made(where: Where, make: Callable[[], Store]) -> Store:
     """A store that is no one's but ours: one that was begun for other data is in the way, and goes."""
     try:
         return make()
     except OtherStoreError:
-        _remove(path)
+        open_place(where).clear()
         return make()
 
 
@@ -77,7 +70,7 @@ class Encoding:
     moments: whether shards have them; not in a store that was begun without them.
     """
 
-    out: Path
+    out: Where
     source: Source
     manifest: Manifest
     latents: Mapping[str, ArraySpec]
@@ -89,7 +82,7 @@ class Encoding:
     moments: bool = True
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Where:
         """The store that is filled."""
         return self.out if self.old is None else _beside(self.out, "update")
 
@@ -102,7 +95,7 @@ class Encoding:
         if self.old is None:
             yield
             return
-        path = self.out / "zarr.json"
+        path = Path(self.out, "zarr.json")
         with explained(self.out, "locking"), open(path, "r+b") as file:  # nothing is written: NFS wants it so
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,7 +107,7 @@ class Encoding:
             yield
 
     @property
-    def rows(self) -> Path:
+    def rows(self) -> Where:
         """Where the manifest is written."""
         return _beside(self.out, "rows")
 
@@ -161,7 +154,7 @@ class Encoding:
             seal_latents(store, {int(where[row]): reason for row, reason in reasons.items()}, kept)
         with explained(self.out, "putting the store in its place"):
             if self.old is not None:
-                _swap(self.work, self.out)
+                _swap(Path(self.work), Path(self.out))
             tidy(self.out)
         return Store.open(self.out)
 
@@ -171,7 +164,9 @@ class Encoding:
         "bytes": of all shards. "bytes_to_write": of those that are neither there nor shared with the old store.
         """
         store, old = None, self.old
-        if self.work.exists():
+        with explained(self.out, "looking at what is there"):
+            begun = not open_place(self.work).vacant()
+        if begun:
             try:
                 there = Store.open(self.work)
                 store = there if old is None or there.attributes.get("updated_from") == old.content() else None
@@ -204,8 +199,8 @@ class Encoding:
 
 
 def _swap(new: Path, out: Path) -> None:
-    old = _beside(out, "old")
-    _remove(old)
+    old = Path(_beside(out, "old"))
+    open_place(old).clear()
     if exchange(new, out):
         new.rename(old)
     else:  # two renames; `recover` does the second one if it has to
@@ -214,25 +209,25 @@ def _swap(new: Path, out: Path) -> None:
     sync_directory(out.parent)
 
 
-def tidy(out: Path) -> None:
+def tidy(out: Where) -> None:
     """Take away what an encoding leaves beside a store that is now whole."""
-    for what in ("rows", "old", "update"):
-        _remove(path := _beside(out, what))
-        for draft in out.parent.glob(f".{path.name}.*.creating"):
-            shutil.rmtree(draft, ignore_errors=True)
-    sync_directory(out.parent)
+    with explained(out, "tidying up"):
+        for what in ("rows",) if is_url(out) else ("rows", "old", "update"):
+            open_place(_beside(out, what)).clear()
 
 
-def recover(out: Path) -> None:
-    """Finish an exchange that was killed half-way, where it had to be done in two steps."""
-    new = _beside(out, "update")
-    if not out.exists() and _beside(out, "old").exists() and new.exists() and Store.open(new).sealed:
-        new.rename(out)
-        sync_directory(out.parent)
+def recover(out: Where) -> None:
+    """Finish an exchange that was killed half-way, where it had to be done in two steps; in a bucket there is none."""
+    if is_url(out):
+        return
+    here, old, new = (Path(where) for where in (out, _beside(out, "old"), _beside(out, "update")))
+    if not here.exists() and old.exists() and new.exists() and Store.open(new).sealed:
+        new.rename(here)
+        sync_directory(here.parent)
 
 
 def plan(
-    out: Path,
+    out: Where,
     source: Source,
     example: Posterior | Codes,
     codec: Mapping[str, Any],
@@ -247,11 +242,19 @@ def plan(
 
     example: latents of one row, which tell what is stored. codec: see `create_latents`. shard, chunk: of a new store.
     update: whether a sealed store of other data may be brought up to date.
-    Raises StoreError if there is one and `update` is False, or if the store is another codec's.
+    Raises StoreError if there is one and `update` is False, if the store is another codec's, or if one in a bucket is
+    to be updated.
     """
     latents = latent_arrays(example, dtype, mirror)
     codebook = example.size if isinstance(example, Codes) else 0
-    there = Store.open(out) if (out / "zarr.json").exists() else None
+    if update and is_url(out):
+        raise StoreError(
+            f"--update puts one directory in the place of another, and {str(out)!r} lies in a bucket: choose another "
+            "--out there, or update a store in a directory and copy it"
+        )
+    with explained(out, "looking at what is there"):
+        begun = open_place(out).exists(GROUP)
+    there = Store.open(out) if begun else None
     shard = min(shard, -(-len(source) // chunk) * chunk)  # a file is whole: no larger than the data need
     # a store that was begun without moments is finished, and brought up to date, without them
     moments = there is None or MOMENTS in there.config.summaries
@@ -268,11 +271,17 @@ def plan(
     if not update:
         # of a store whose digests hold numbers of classes it cannot be told: an update makes it anew, and is then told
         older = attributes.get("digested") != DIGESTED
+        what = "encodes " + (
+            "every row again, once (its digests are of an older kind)," if older else "what is new or changed"
+        )
         raise StoreError(
             f"the store {str(out)!r} was encoded from other data: the fingerprint of {source.name!r} is "
-            f"{attributes['source']['fingerprint'][:12]} there and {source.fingerprint()[:12]} now. --update encodes "
-            + ("every row again, once (its digests are of an older kind), " if older else "what is new or changed ")
-            + "and marks what is gone; or choose another --out"
+            f"{attributes['source']['fingerprint'][:12]} there and {source.fingerprint()[:12]} now. "
+            + (
+                "Choose another --out"
+                if is_url(out)
+                else f"--update {what} and marks what is gone; or choose another --out"
+            )
         )
     manifest = Manifest.updated(source, there)
     sizes = (there.config.shard, there.config.chunk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,14 @@ import numpy as np
 from gensys.data.channel_moments import MIRROR
 from gensys.data.latents import states
 from gensys.data.manifest import STATES, from_bytes
+from gensys.data.place import Where, is_url, resolved
 from gensys.data.store import KEY, Store
 from gensys.data.text import text_path
 
 __all__ = ["describe"]
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: Where) -> dict[str, Any]:
     """A store, finished or not, as JSON values. Of rows, only those of committed shards are counted.
 
     Raises StoreError if there is no store of gensys at `path`.
@@ -32,7 +32,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         for name, spec in sorted(config.files.items())
     }
     found: dict[str, Any] = {
-        "store": str(store.path.resolve()),
+        "store": resolved(store.where),
         "kind": attributes.get("kind", "unknown"),
         "rows": len(store),
         "sealed": store.sealed,
@@ -56,7 +56,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     if reasons := attributes.get("quarantine"):
         names = from_bytes(store.read("name", np.array([r["row"] for r in reasons])))
         found["quarantine"] = [{**r, "name": name} for r, name in zip(reasons, names, strict=True)]
-    if found["kind"] == "latents" and text_path(store.path).exists():
+    if found["kind"] == "latents" and not is_url(path) and text_path(store.path).exists():
         found["texts"] = {
             name: describe(text_path(store.path) / name)["arrays"] for name in ("rows", "texts", "tokens")
         }

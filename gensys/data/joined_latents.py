@@ -17,8 +17,10 @@ from pathlib import Path
 
 from gensys.data.joined import Joined
 from gensys.data.latents import LatentSource, Normalisation
+from gensys.data.layout import GROUP
 from gensys.data.members import KEY, damaged, is_joined, members
 from gensys.data.pairs import Pairs
+from gensys.data.place import Where, inside, is_url, open_place
 from gensys.data.source import Source
 from gensys.durable import explained
 from gensys.durable import replace as put
@@ -27,15 +29,19 @@ from gensys.errors import RunError, StoreError
 __all__ = ["check_normalisation", "join", "latents_in", "normalisation_of", "open_latents"]
 
 
-def join(path: Path, names: Sequence[str], about: str) -> Joined:
+def join(path: Where, names: Sequence[str], about: str) -> Joined:
     """Make the sealed stores path/NAME one source of latents. Repeatable."""
-    parts = [LatentSource.open(path / name) for name in names]
+    parts = [LatentSource.open(inside(path, name)) for name in names]
     ours = {"stores": list(names), "about": about}
     common = _common(parts)
     ours |= {"normalisation": asdict(common), "digest": common.digest} if common else {}
     group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: ours}}
     with explained(path, "joining the stores"):
-        put(path / "zarr.json", json.dumps(group, indent=2).encode())
+        data = json.dumps(group, indent=2).encode()
+        if is_url(path):
+            open_place(path).replace(GROUP, data)
+        else:  # a directory that is no store has no folder for drafts
+            put(Path(path, GROUP), data)
     return _open(path)
 
 
@@ -57,17 +63,16 @@ def _values(part: LatentSource) -> int:
     return part.store.attributes["states"]["good"] * math.prod(part.shape[1:])
 
 
-def open_latents(path: str | Path) -> LatentSource | Joined:
+def open_latents(path: Where) -> LatentSource | Joined:
     """Open what `gensys encode` has made: a store of latents, or stores of many shapes. Raises StoreError."""
-    path = Path(path)
     return _open(path) if is_joined(path) else LatentSource.open(path)
 
 
-def _open(path: Path) -> Joined:
+def _open(path: Where) -> Joined:
     ours = members(path)
     try:
         names, about, numbers = ours["stores"], ours["about"], ours.get("normalisation")
-        parts = [LatentSource.open(path / name) for name in names]
+        parts = [LatentSource.open(inside(path, name)) for name in names]
         if numbers is not None:
             common = Normalisation(**numbers)
             if common.digest != ours["digest"]:
@@ -78,7 +83,7 @@ def _open(path: Path) -> Joined:
             parts = [replace(part, normalisation=common) for part in parts]
     except (KeyError, TypeError) as error:
         raise damaged(path, error) from error
-    return Joined(tuple(parts), about, path.stem)
+    return Joined(tuple(parts), about, Path(path).stem)
 
 
 def latents_in(source: Source) -> LatentSource | None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from gensys.core import Batch, Codes, Posterior
 from gensys.data.channel_moments import MIRROR, MOMENTS, merged, moments_spec, shard_moments, stored_moments
 from gensys.data.manifest import GOOD, STATES, Manifest, from_bytes
+from gensys.data.place import is_url
 from gensys.data.source import Source, check_rows, digests_of
 from gensys.data.store import ArraySpec, Store
 from gensys.data.text import Texts, text_path
@@ -147,10 +148,10 @@ def statistics(store: Store) -> Normalisation:
         shards = np.stack([shard_moments(store, k, read(k)) for k in range(store.config.shards)])
     n, mean, scatter, variance = merged(shards)
     if not n.all():
-        raise StoreError(f"no row of {str(store.path)!r} is good: look at `gensys data info`")
+        raise StoreError(f"no row of {store.where!r} is good: look at `gensys data info`")
     std = np.sqrt((scatter + variance) / n)
     if not (np.isfinite(std).all() and (std > 0).all()):
-        raise StoreError(f"the latents of {str(store.path)!r} cannot be normalised: standard deviations {std.tolist()}")
+        raise StoreError(f"the latents of {store.where!r} cannot be normalised: standard deviations {std.tolist()}")
     return Normalisation(mean.tolist(), std.tolist())
 
 
@@ -165,7 +166,7 @@ def seal_latents(
     missing = store.missing()
     if missing:
         raise StoreError(
-            f"{str(store.path)!r} lacks {len(missing)} of {store.config.shards} shards: finish `gensys encode`"
+            f"{store.where!r} lacks {len(missing)} of {store.config.shards} shards: finish `gensys encode`"
         )
     if normalisation is None and "codes" not in store.config.arrays:
         normalisation = statistics(store)
@@ -191,7 +192,8 @@ class LatentSource:
     """Latents in a sealed store as training data. Open with `LatentSource.open`.
 
     store: the store. normalisation: what `batch` applies; None for codes. first_test, classes: those of the encoded
-    data. captions: the embedded texts of the rows, if there are any beside the store (`text.encode_texts`).
+    data. captions: the embedded texts of the rows, if there are any beside a store in a directory
+    (`text.encode_texts`).
     """
 
     store: Store
@@ -236,7 +238,7 @@ class LatentSource:
                 f"the normalisation of {str(path)!r} was edited: its digest is {normalisation.digest[:12]}, and the "
                 f"store was sealed with {sealed_with[:12]}: put the old numbers back, or encode anew"
             )
-        captions = Texts.open(store.path) if text_path(store.path).exists() else None
+        captions = None if is_url(path) or not text_path(store.path).exists() else Texts.open(store.path)
         return cls(store, normalisation, classes, first_test, about, captions)
 
     @property

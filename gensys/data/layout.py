@@ -39,6 +39,7 @@ __all__ = [
     "ATTEMPTS",
     "COMMITS",
     "DIGESTS",
+    "GROUP",
     "KEY",
     "LEASES",
     "ArraySpec",
@@ -52,6 +53,7 @@ __all__ = [
 
 KEY = "gensys_store"
 VERSION = 2  # 1 kept the markers of sealed stores
+GROUP = "zarr.json"
 DIGESTS = "digests"
 COMMITS = f"{DIGESTS}/commits"
 ATTEMPTS = f"{DIGESTS}/attempts"

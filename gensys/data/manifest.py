@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from gensys.data.place import Where
 from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import StoreError
@@ -139,7 +139,7 @@ class Manifest:
         appended = len(self) - self.kept
         return {"appended": appended, "again": int(self.todo.sum()) - appended, "marked": int(self.marked.sum())}
 
-    def write(self, path: Path, chunk: int, identity: str) -> Store:
+    def write(self, path: Where, chunk: int, identity: str) -> Store:
         """Put it into a store at `path`, or go on with one that was begun for the same `identity`.
 
         Its files are as long as `_PART` allows, whatever the shards of the latents: no worker begins before it is

@@ -6,9 +6,10 @@ Apart from it, because looking at stores must not wait for torch.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
+from gensys.data.layout import GROUP
+from gensys.data.place import Where, inside, open_place
 from gensys.errors import StoreError
 
 __all__ = ["KEY", "damaged", "is_joined", "members", "stores_in"]
@@ -16,24 +17,22 @@ __all__ = ["KEY", "damaged", "is_joined", "members", "stores_in"]
 KEY = "gensys_joined"
 
 
-def is_joined(path: Path) -> bool:
-    """Whether a directory holds stores that `join` made one."""
+def is_joined(path: Where) -> bool:
+    """Whether stores are here that `join` made one."""
     try:
-        return KEY in json.loads((path / "zarr.json").read_bytes())["attributes"]
+        return KEY in json.loads(open_place(path).read(GROUP))["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def stores_in(path: str | Path) -> list[str | Path]:
-    """The stores at a path: itself, or those that `join` made one there."""
-    if isinstance(path, str) or not is_joined(path):
-        return [path]
-    return [path / name for name in members(path)["stores"]]
+def stores_in(path: Where) -> list[Where]:
+    """The stores at a place: itself, or those that `join` made one there."""
+    return [inside(path, name) for name in members(path)["stores"]] if is_joined(path) else [path]
 
 
-def members(path: Path) -> dict[str, Any]:
-    """What `join` wrote. Raises StoreError if it names something outside of the directory."""
-    ours = json.loads((path / "zarr.json").read_bytes())["attributes"][KEY]
+def members(path: Where) -> dict[str, Any]:
+    """What `join` wrote. Raises StoreError if it names something outside of it."""
+    ours = json.loads(open_place(path).read(GROUP))["attributes"][KEY]
     try:
         if any("/" in name or name.startswith(".") for name in ours["stores"]):
             raise StoreError(f"{str(path)!r} names a store outside of itself: it was not written by gensys")
@@ -42,5 +41,5 @@ def members(path: Path) -> dict[str, Any]:
     return ours
 
 
-def damaged(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"the metadata {str(path / 'zarr.json')!r} are damaged ({error!r}): encode again")
+def damaged(path: Where, error: Exception) -> StoreError:
+    return StoreError(f"the metadata {str(inside(path, GROUP))!r} are damaged ({error!r}): encode again")

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from gensys.data.cache import Cache, default_cache
+from gensys.data.layout import DIGESTS, GROUP
 from gensys.data.place import Place
 from gensys.durable import digest as digest_of
 from gensys.errors import StoreError
@@ -57,9 +58,8 @@ class ObjectPlace:
 
     def create(self, files: Mapping[str, bytes]) -> None:
         """The group first: whoever puts it decides what the store is. `Store.seal` writes what a dead creator left."""
-        group = "zarr.json"
-        if self.publish(group, files[group]) or self.read(group) == files[group]:
-            for name in files.keys() - {group}:
+        if self.publish(GROUP, files[GROUP]) or self.read(GROUP) == files[GROUP]:
+            for name in files.keys() - {GROUP}:
                 self.publish(name, files[name])
 
     def publish(self, name: str, data: bytes) -> bool:
@@ -140,6 +140,13 @@ class ObjectPlace:
 
     def sweep(self) -> None:
         """Nothing: a put that failed leaves nothing behind."""
+
+    def clear(self) -> None:
+        """What says that shards are committed first, the group last: a half is a store that is still to be filled."""
+        with _told():
+            every = [item["path"] for some in self._store.list() for item in some]
+        self.remove(sorted((name for name in every if name != GROUP), key=lambda name: not name.startswith(DIGESTS)))
+        self.remove([GROUP])
 
 
 @contextlib.contextmanager

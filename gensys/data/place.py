@@ -23,7 +23,10 @@ from gensys.data.layout import ATTEMPTS
 from gensys.durable import digest_file, link, link_or_copy, publish_directory, sync_directory, write
 from gensys.errors import StoreError
 
-__all__ = ["LocalPlace", "Place", "open_place"]
+__all__ = ["LocalPlace", "Place", "Where", "beside", "inside", "is_url", "open_place", "resolved"]
+
+Where = str | Path
+"""Where a store is: a path of this machine, or a URL, which stays a text."""
 
 _TRIES = 10  # drafts that may be swept away one after the other: whoever seals sweeps twice
 _SCHEMES = ("s3", "gs", "az")
@@ -84,8 +87,34 @@ class Place(Protocol):
         """Clear away what writers left that died. One that lives notices, and does its work again."""
         ...
 
+    def clear(self) -> None:
+        """Take all away, if anything is here. What a process leaves that is killed meanwhile is no whole store."""
+        ...
 
-def open_place(where: str | Path) -> Place:
+
+def is_url(where: Where) -> bool:
+    """Whether it is that of a store in a bucket."""
+    return "://" in str(where)
+
+
+def resolved(where: Where) -> str:
+    """What means the same to a process in another directory: a path from the root; a URL as it is."""
+    return str(where) if is_url(where) else str(Path(where).resolve())
+
+
+def beside(where: Where, name: str) -> Where:
+    """What lies in the same folder, or in the same bucket, under this last name."""
+    if is_url(where):
+        return f"{str(where).rstrip('/').rpartition('/')[0]}/{name}"
+    return Path(where).with_name(name)
+
+
+def inside(where: Where, name: str) -> Where:
+    """What lies below, under this name."""
+    return f"{str(where).rstrip('/')}/{name}" if is_url(where) else Path(where) / name
+
+
+def open_place(where: Where) -> Place:
     """The place at a path of this machine, or at "s3://bucket/path" (gs://, az://)."""
     scheme, colon, _ = str(where).partition("://")
     if not colon:
@@ -207,5 +236,18 @@ class LocalPlace:
     def sweep(self) -> None:
         """Drafts of files here, and of whole stores beside."""
         shutil.rmtree(self._drafts, ignore_errors=True)
+        self._sweep_beside()
+
+    def _sweep_beside(self) -> None:
         for draft in self.path.parent.glob(f".{self.path.name}.*.creating"):
             shutil.rmtree(draft, ignore_errors=True)
+
+    def clear(self) -> None:
+        """First the name, so that no half of a store is ever taken for a whole."""
+        gone = self.path.with_name(f".{self.path.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(gone)
+            shutil.rmtree(gone)
+        self._sweep_beside()
+        sync_directory(self.path.parent)

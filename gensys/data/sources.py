@@ -17,6 +17,7 @@ from gensys.data.arrays import open_array
 from gensys.data.decode import SUFFIXES
 from gensys.data.folder import open_folder
 from gensys.data.joined_latents import open_latents
+from gensys.data.place import is_url
 from gensys.data.source import Source, image_shape, is_test, split
 from gensys.data.table import open_table
 from gensys.data.toys import TOYS
@@ -51,14 +52,17 @@ def open_source(data: str | Path, size: int = 32) -> Source:
     """Open a data set: "mnist", "fashion", "moons" (see `toys`), or a path, whose kind its suffix or content tells.
 
     data: a name, or the path of a folder of images (`folder`), of tars (`webdataset`), of tables (`parquet`), of arrays
-    (`arrays`), of a table of numbers (`table`), of a sealed latent store (`latents`). A path without a slash that
-    equals a name needs "./". size: encoded images are cropped and resized to size x size; other data have their own.
+    (`arrays`), of a table of numbers (`table`), of a sealed latent store (`latents`), which may be a URL too. A path
+    without a slash that equals a name needs "./". size: encoded images are cropped and resized to size x size; other
+    data have their own.
     Raises DataError with the remedy.
     """
     if isinstance(data, str) and data in NAMED:
         return NAMED[data]()
     if not str(data):
         raise DataError(f"'data' is empty: give {_KINDS}, or a name: {_names()}")
+    if is_url(data):
+        return open_latents(data)
     path = Path(data).expanduser()
     if path.suffix == ".zarr" or (path / "zarr.json").exists():
         return open_latents(path)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from gensys.data import layout
 from gensys.data.commits import Commits
-from gensys.data.layout import KEY, LEASES, ArraySpec, Config, differences
+from gensys.data.layout import GROUP, KEY, LEASES, ArraySpec, Config, differences
 from gensys.data.place import Place, open_place
 from gensys.data.verify import Problem, check_index, check_metadata, check_shard
 from gensys.data.window import Window
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["ArraySpec", "Problem", "Store"]
 
 _OPEN_SHARDS = 8192  # memory maps kept for each array: Linux allows a process 65,530
-_GROUP = "zarr.json"
 
 
 class Store:
@@ -63,6 +62,11 @@ class Store:
     def __repr__(self) -> str:
         arrays = ", ".join(f"{n} {s.dtype}{list(s.shape)}" for n, s in self.config.arrays.items())
         return f"Store({str(self.place)!r}: {len(self)} rows of {arrays}; {self.config.shards} shards)"
+
+    @property
+    def where(self) -> str:
+        """What `open` takes: a path or a URL."""
+        return str(self.place)
 
     @property
     def path(self) -> Path:
@@ -104,10 +108,11 @@ class Store:
         """Open a store, complete or not. Raises StoreError if there is none at `path` or its metadata are damaged."""
         place = open_place(path)
         try:
-            attributes = json.loads(place.read(_GROUP))["attributes"]
+            attributes = json.loads(place.read(GROUP))["attributes"]
             return cls(place, Config.from_group(attributes))
         except (FileNotFoundError, NotADirectoryError) as error:
-            found = "nothing is there" if place.vacant() else f"it holds no {_GROUP}"
+            with explained(place, "looking at what is there"):  # a bucket that is not there is an error only here
+                found = "nothing is there" if place.vacant() else f"it holds no {GROUP}"
             raise StoreError(f"{str(path)!r} is not a store: {found}. Name a store, or an unused path") from error
         except OSError as error:
             raise StoreError(f"the store {str(path)!r} cannot be read: {error}") from error
@@ -116,7 +121,7 @@ class Store:
         except StoreError as error:
             raise StoreError(f"{str(path)!r}: {error}") from error
         except ValueError as error:
-            raise StoreError(f"the metadata {_GROUP!r} of {str(path)!r} are damaged: {error}") from error
+            raise StoreError(f"the metadata {GROUP!r} of {str(path)!r} are damaged: {error}") from error
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -140,7 +145,7 @@ class Store:
 
     def _group(self) -> dict[str, Any]:
         with explained(self.place, "reading the metadata"):
-            return json.loads(self.place.read(_GROUP))["attributes"]
+            return json.loads(self.place.read(GROUP))["attributes"]
 
     def rows_of(self, shard: int) -> range:
         """The rows that a shard holds; IndexError if there is no such shard."""
@@ -280,7 +285,7 @@ class Store:
     def _describe(self, content: str | None, final: Mapping[str, Any]) -> None:
         """Write the metadata anew, that of the group last: what it says of the others is then true."""
         files = layout.documents(self.config, content, final)
-        for name in sorted(files, key=lambda name: name == _GROUP):
+        for name in sorted(files, key=lambda name: name == GROUP):
             self.place.replace(name, files[name])
 
     def digests(self) -> npt.NDArray[np.uint8]:

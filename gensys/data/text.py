@@ -46,7 +46,7 @@ _PART = 65536  # rows whose captions are asked for at once
 
 
 def text_path(latents: Path) -> Path:
-    """Where the texts of a latent store lie: Z.zarr -> Z.text.zarr."""
+    """Where the texts of a latent store in a directory lie: Z.zarr -> Z.text.zarr."""
     return latents.with_name(f"{latents.stem}.text.zarr")
 
 

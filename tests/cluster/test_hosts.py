@@ -11,6 +11,9 @@ import pytest
 import yaml
 from hosts import Hosts, missing
 
+from gensys.engine import log
+from gensys.engine.checkpoint import newest, read_state
+
 pytestmark = pytest.mark.cluster
 
 REPOSITORY = Path(__file__).parents[2]
@@ -19,6 +22,25 @@ QUICK = (  # a host that is cut off is given up after seconds instead of a minut
     "export RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=1000 "
     "RAY_health_check_failure_threshold=3 RAY_gcs_rpc_server_reconnect_timeout_s=10; "
 )
+STEPS = 400
+RECIPE = f"""
+from gensys.data.sources import open_source, split
+from gensys.engine.loop import Settings
+from gensys.engine.optim import Optim
+from gensys.run import Run, budget_of
+from gensys.systems.kl_autoencoder import kl_autoencoder
+
+def mine(seed: int = 0) -> Run:
+    \"\"\"A codec that saves often and logs every step.\"\"\"
+    source = open_source("mnist")
+    return Run(
+        source=source,
+        rows=split(source)[0],
+        build=lambda: kl_autoencoder(source.shape, channels=2, widths=(8, 16)),
+        settings=Settings(16, budget_of("{16 * STEPS}"), Optim(warmup=10), precision="fp32", seed=seed, save_every=0.5,
+                          log_every=1, previews=1),
+    )
+"""
 TINY = ["data=mnist", "width=8", "channels=2", "batch=16", "budget=320", "precision=fp32"]
 
 
@@ -64,14 +86,18 @@ def config(hosts):
     return str(path)
 
 
+def whole(hosts):
+    """Wait for all hosts; one that was cut off is started again by Ray's autoscaler."""
+    begun = time.monotonic()
+    until("that all hosts join", 180, lambda: "3 local.cluster.node" in hosts.run(1, "ray", "status").stdout)
+    print(f"all hosts are there [{time.monotonic() - begun:.1f} s]")
+
+
 @pytest.fixture(scope="module")
 def cluster(hosts, config):
     transcript(hosts, 0, "env", SWITCH, "ray", "up", "-y", "--no-config-cache", "--disable-usage-stats", config)
 
-    def alive():
-        return "3 local.cluster.node" in hosts.run(1, "ray", "status").stdout
-
-    until("that all hosts join", 120, alive)
+    whole(hosts)
     yield config
     transcript(hosts, 0, "env", SWITCH, "ray", "down", "-y", config)
 
@@ -103,15 +129,17 @@ def test_a_job_is_submitted(hosts, cluster):
     assert "well" in transcript(hosts, 1, "gensys", "verify", out)
 
 
-def test_a_host_that_is_cut_off_while_encoding_changes_nothing(hosts, cluster):
+@pytest.mark.parametrize("verb", ["encode", "sample"])
+def test_a_host_that_is_cut_off_changes_no_byte_of_a_store(hosts, cluster, verb):
     """Its worker may write on, on the disk that all share; another one does its shard again."""
-    run, out, alone = (str(hosts.root / name) for name in ("runs/codec", "cut.zarr", "quiet.zarr"))
-    encode = ["gensys", "encode", run, "--shard", "64"]
+    whole(hosts)
+    run, out, alone = (str(hosts.root / name) for name in ("runs/codec", f"{verb}-cut.zarr", f"{verb}-quiet.zarr"))
+    make = ["gensys", verb, run, "--shard", "64", *(["--seeds", "5000"] if verb == "sample" else [])]
 
     def committed():
         return len(list(Path(out).rglob("commits/*/*.json")))
 
-    command = hosts.command(1, *encode, "--out", out, "--workers", "3")
+    command = hosts.command(1, *make, "--out", out, "--workers", "3")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
         try:
             until("the first shards", 120, lambda: committed() > 5)
@@ -122,6 +150,51 @@ def test_a_host_that_is_cut_off_while_encoding_changes_nothing(hosts, cluster):
             hosts.link(3, up=True)
         said, _ = driver.communicate(timeout=180)
     assert driver.returncode == 0, said
-    transcript(hosts, 1, *encode, "--out", alone, "--workers", "0")
+    transcript(hosts, 1, *make, "--out", alone, "--workers", "0")
     assert files(Path(out)) == files(Path(alone))
     transcript(hosts, 1, "gensys", "verify", out)
+
+
+def tensors(run):
+    """The newest checkpoint of a finished run, and how far it is."""
+    at = newest(run / "checkpoints")
+    return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}, read_state(at).images
+
+
+def test_a_host_that_is_cut_off_while_training_changes_no_bit(hosts, cluster):
+    """Those that are left go on from the newest checkpoint, to the weights of a quiet run."""
+    whole(hosts)
+    (hosts.root / "mine.py").write_text(RECIPE)
+    run, alone = hosts.root / "runs" / "cut", hosts.root / "runs" / "quiet"
+    train = ["gensys", "train", f"{hosts.root / 'mine.py'}:mine", "--exact", "4"]
+    command = hosts.command(1, *train, "--run", str(run), "--workers", "2:3")
+    begun = time.monotonic()
+
+    def crew(workers, step=1):
+        line = log.last(run)
+        return line is not None and line["workers"] == workers and line["step"] >= step
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+
+        def wait(what, then):
+            until(what, 180, lambda: then() or driver.poll() is not None)
+            assert driver.poll() is None, f"ended before {what}: {driver.stdout.read()}"
+            print(f"{time.monotonic() - begun:6.1f} s  {what}: step {log.last(run)['step']}", flush=True)
+
+        try:
+            wait("three workers train, and have saved", lambda: crew(3, step=20) and newest(run / "checkpoints"))
+            hosts.link(3, up=False)
+            assert log.last(run)["step"] < STEPS // 2, "the cut came too late"
+            wait("two go on", lambda: crew(2))
+        finally:
+            hosts.link(3, up=True)
+        said, _ = driver.communicate(timeout=300)
+    print(f"{time.monotonic() - begun:6.1f} s  done")
+    assert driver.returncode == 0, said
+    lines = log.read(run)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    crews = [(line["workers"], line["restarts"]) for line in lines if "workers" in line]
+    assert crews[0] == (3, 0)
+    assert 1 <= next(restarts for workers, restarts in crews if workers == 2) <= 3
+    transcript(hosts, 1, *train, "--run", str(alone))
+    assert tensors(run) == tensors(alone)

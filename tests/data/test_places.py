@@ -1,11 +1,8 @@
 """The same store wherever its files lie: in a directory, in memory, and in a bucket of an imitation of S3 (moto)."""
 
-import importlib.util
 import multiprocessing
 import os
-import subprocess
 import sys
-import urllib.request
 import uuid
 
 import numpy as np
@@ -23,14 +20,6 @@ from gensys.errors import ConfigError, NondeterminismError, StoreError
 
 ARRAYS = {"x": ArraySpec((2, 3), "float16"), "label": ArraySpec((), "int64")}
 ROWS, SHARD, CHUNK = 35, 4, 2
-_SERVER = """
-import sys, time
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(*server.get_host_and_port(), flush=True)
-sys.stdin.read()
-"""
 
 
 def content(rows):
@@ -45,32 +34,10 @@ def produce(where):
     return sum(published)
 
 
-def produce_in_process(where, barrier, published):
+def produce_in_process(where, barrier, published, environment):
+    os.environ.update(environment)  # a fork server that other tests have started has that of its start
     barrier.wait()
     published.value = produce(where)
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """URL of a bucket that is empty, of a server on this machine."""
-    if importlib.util.find_spec("moto") is None:
-        pytest.skip("needs moto: pip install 'moto[s3,server]'")
-    server = subprocess.Popen(
-        [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    try:
-        host, port = server.stdout.readline().split()
-        endpoint = f"http://{host.decode()}:{int(port)}"
-        names = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {**names, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}.items():
-                patch.setenv(name, value)
-            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
-            yield "s3://bucket"
-    finally:
-        server.stdin.close()
-        server.wait(20)
-        server.stdout.close()
 
 
 @pytest.fixture(params=["directory", "memory", "s3"])
@@ -200,7 +167,9 @@ def test_processes_that_race_for_a_bucket(bucket, truth):
     context.set_forkserver_preload(["zarr", "torch", "gensys.data.store"])
     where = f"{bucket}/{uuid.uuid4().hex}/race.zarr"
     barrier, counts = context.Barrier(3), [context.Value("i", -1) for _ in range(3)]
-    racing = [context.Process(target=produce_in_process, args=(where, barrier, count)) for count in counts]
+    racing = [
+        context.Process(target=produce_in_process, args=(where, barrier, count, dict(os.environ))) for count in counts
+    ]
     for process in racing:
         process.start()
     for process in racing:
