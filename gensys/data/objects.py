@@ -142,7 +142,8 @@ class ObjectPlace:
         """Nothing: a put that failed leaves nothing behind."""
 
     def clear(self) -> None:
-        """What says that shards are committed first, the group last: a half is a store that is still to be filled."""
+        """What says that shards are committed first, the group last: the half of a store that is not sealed is one that
+        is still to be filled."""
         with _told():
             every = [item["path"] for some in self._store.list() for item in some]
         self.remove(sorted((name for name in every if name != GROUP), key=lambda name: not name.startswith(DIGESTS)))

@@ -22,7 +22,7 @@ QUICK = (  # a host that is cut off is given up after seconds instead of a minut
     "export RAY_health_check_initial_delay_ms=1000 RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=1000 "
     "RAY_health_check_failure_threshold=3 RAY_gcs_rpc_server_reconnect_timeout_s=10; "
 )
-STEPS = 400
+STEPS = 200
 RECIPE = f"""
 from gensys.data.sources import open_source, split
 from gensys.engine.loop import Settings
@@ -191,9 +191,9 @@ def test_a_host_that_is_cut_off_while_training_changes_no_bit(hosts, cluster):
         said, _ = driver.communicate(timeout=300)
     print(f"{time.monotonic() - begun:6.1f} s  done")
     assert driver.returncode == 0, said
-    lines = log.read(run)
+    lines = [line for line in log.read(run) if "loss" in line]  # the others tell of checkpoints
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    crews = [(line["workers"], line["restarts"]) for line in lines if "workers" in line]
+    crews = [(line["workers"], line["restarts"]) for line in lines]
     assert crews[0] == (3, 0)
     assert 1 <= next(restarts for workers, restarts in crews if workers == 2) <= 3
     transcript(hosts, 1, *train, "--run", str(alone))

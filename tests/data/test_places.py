@@ -1,5 +1,6 @@
 """The same store wherever its files lie: in a directory, in memory, and in a bucket of an imitation of S3 (moto)."""
 
+import itertools
 import multiprocessing
 import os
 import sys
@@ -147,6 +148,55 @@ def test_the_primitives(where):
     assert sorted(place.list("x")) == ["x/zarr.json"]
     with pytest.raises(FileNotFoundError):
         place.read("x/a")
+
+
+def test_clearing_leaves_nothing_of_a_store_and_all_of_others(where, truth):
+    produce(where)
+    store = Store.open(where)
+    store.place.clear()
+    assert store.place.vacant()
+    store.place.clear()
+    assert produce(where) == 9
+    assert contents(store.place) == truth
+
+
+def test_a_clearing_that_is_cut_leaves_a_store_to_be_filled(tmp_path, monkeypatch, truth):
+    """Cut after every single object, of a store whose shards are committed."""
+    from obstore.store import MemoryStore
+
+    class Cut:
+        def __init__(self):
+            self._store, self.left = MemoryStore(), 0
+
+        def __getattr__(self, name):
+            return getattr(self._store, name)
+
+        def delete(self, names):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return self._store.delete(names)
+
+    monkeypatch.setattr("gensys.data.objects._BATCH", 1)
+    for count in itertools.count():
+        place = ObjectPlace(Cut(), "memory://s.zarr", Cache(tmp_path / "cache", 1 << 20))
+        with monkeypatch.context() as patch:
+            patch.setattr("gensys.data.store.open_place", lambda where, place=place: place)
+            store = Store.create("memory://s.zarr", ARRAYS, ROWS, SHARD, CHUNK, {"a": 1})
+            for shard in store.missing():
+                store.commit(shard, content(store.rows_of(shard)))
+            place._store.left = count
+            try:
+                place.clear()
+            except KeyboardInterrupt:
+                place._store.left = 1 << 30
+                produce("memory://s.zarr")
+                assert contents(place) == truth
+                assert Store.open("memory://s.zarr").verify() == []
+            else:
+                break
+    assert count > 30
+    assert place.vacant()
 
 
 def test_the_command_line_verifies_a_bucket(bucket):
