@@ -31,7 +31,7 @@ def multistep_consistency(
     rest = path(end)
     for k, (t, s) in enumerate(pairwise(times)):
         x, then = predict(x, t).x, path(s)
-        if k < len(times) - 2:
+        if s > end:
             scale = then.alpha / rest.alpha
             x = scale * x + math.sqrt(then.sigma**2 - (scale * rest.sigma) ** 2) * draw(k)
     return x

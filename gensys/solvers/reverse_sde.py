@@ -32,7 +32,8 @@ def _step(p: Prediction, c: Coefs, x: Any, h: float) -> tuple[Any, float]:
 
 
 def euler_maruyama(predict: Predict, path: Path, x: Any, times: Sequence[float], draw: Draw) -> Any:
-    """x_s = x_t - h (f x_t - g^2 score) + g sqrt(h) z, h = t - s, score = -eps / sigma. The last step takes the mean.
+    """x_s = x_t - h (f x_t - g^2 score) + g sqrt(h) z, h = t - s, score = -eps / sigma. The step to sigma = 0 takes the
+    mean.
 
     Weak order 1. Song et al., 2020, "Score-based generative modeling through stochastic differential equations",
     arXiv:2011.13456, equation 6 and appendix D.
@@ -40,7 +41,7 @@ def euler_maruyama(predict: Predict, path: Path, x: Any, times: Sequence[float],
     check_times(times)
     for k, (t, s) in enumerate(pairwise(times)):
         x, std = _step(predict(x, t), path(t), x, t - s)
-        if k < len(times) - 2:
+        if path(s).sigma > 0:
             x = x + std * draw(k)
     return x
 
@@ -65,6 +66,6 @@ def predictor_corrector(
         e = expand(size, x)
         x = x + e * score + (2.0 * e).sqrt() * z
         x, std = _step(predict(x, t), c, x, t - s)
-        if k < len(times) - 2:
+        if path(s).sigma > 0:
             x = x + std * draw(2 * k + 1)
     return x

@@ -20,7 +20,16 @@ from gensys.guidance import Guidance
 from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
 from gensys.paths import EDM, VP, Cosine, Linear, expand
-from gensys.solvers import ancestral, ddim, dpmpp_2m, heun, unipc
+from gensys.solvers import (
+    ancestral,
+    ddim,
+    dpmpp_2m,
+    euler_maruyama,
+    heun,
+    multistep_consistency,
+    predictor_corrector,
+    unipc,
+)
 from gensys.times import karras, uniform
 
 IDS = torch.arange(6)
@@ -155,6 +164,38 @@ def test_any_solver_fills_in(solver):
     if solver is heun:
         wanted = perfect(Linear(), 12, heun).solve(model.initial(noise).double(), {}, noise)
         torch.testing.assert_close(inpaint(model, X, nothing, {}, noise), wanted)
+
+
+@pytest.mark.parametrize("solver", [ancestral, euler_maruyama, predictor_corrector, multistep_consistency])
+def test_fresh_noise_is_added_in_every_step_but_the_last(solver):
+    """Inpainting walks step by step: where nothing is known, it must come to where the solver's own walk does."""
+    model = perfect(Cosine(), 12, solver, start=0.95)
+    seen = [
+        [float(x.abs().median()) for _, x, _ in walk(model)]  # predictor_corrector has wide tails
+        for walk in (
+            lambda m: m.trajectory({}, Noise(0, torch.arange(400))),
+            lambda m: stepwise(m, torch.arange(400)),
+        )
+    ]
+    torch.testing.assert_close(*map(torch.tensor, seen), rtol=0.15, atol=0.0)
+
+
+def stepwise(model, ids):
+    """The trajectory of `inpaint` where nothing is known."""
+    seen, predict = [], model.predict
+
+    def noting(cond):
+        inner = predict(cond)
+
+        def call(x, t):
+            seen.append((t, x, inner(x, t)))
+            return seen[-1][2]
+
+        return call
+
+    model.predict = noting
+    inpaint(model, torch.zeros(len(ids), 3), torch.zeros(3, dtype=torch.bool), {}, Noise(0, ids))
+    return seen
 
 
 @pytest.mark.parametrize(
