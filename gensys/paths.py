@@ -222,26 +222,27 @@ class Discrete:
     def __call__(self, t: Scalar) -> Coefs:
         if isinstance(t, Tensor):
             phi, rest = self._table.to(t.device)
-            return Coefs(*(value.to(t.dtype) for value in self._at(t.double(), phi, rest)))
-        return self._at(t, *self.angles)
+            slack = max(_SLACK, len(self.alpha_bar) * torch.finfo(t.dtype).eps)
+            return Coefs(*(value.to(t.dtype) for value in self._at(t.double(), phi, rest, slack)))
+        return self._at(t, *self.angles, _SLACK)
 
     @cached_property
     def _table(self) -> Tensor:
         return torch.tensor(self.angles, dtype=torch.float64, device="cpu")
 
-    def _at(self, t: Scalar, phi: Any, rest: Any) -> Coefs:
+    def _at(self, t: Scalar, phi: Any, rest: Any, slack: float) -> Coefs:
         steps = len(self.alpha_bar)
         place = t * steps
         if isinstance(place, Tensor):
-            k = (place + _SLACK).floor().clamp(0, steps - 1).long()
+            k = (place + slack).floor().clamp(0, steps - 1).long()
         else:
-            k = min(max(math.floor(place + _SLACK), 0), steps - 1)
+            k = min(max(math.floor(place + slack), 0), steps - 1)
         d_phi, u = phi[k + 1] - phi[k], place - k
         sigma, alpha = _of("sin", phi[k] + u * d_phi), _of("sin", rest[k] + u * (rest[k + 1] - rest[k]))
         return Coefs(alpha, sigma, -sigma * d_phi * steps, alpha * d_phi * steps)
 
 
-_SLACK = 1e-9  # k / T times T may come out just below k; it is still step k
+_SLACK = 1e-9  # k / T times T may come out just below k, the further the fewer digits t has; it is still step k
 
 
 def _cumulated(betas: Sequence[float]) -> tuple[float, ...]:

@@ -169,6 +169,14 @@ def test_a_discrete_path_passes_through_its_schedule():
     assert repr(path) == "Discrete(1000 steps, alpha_bar 0.99915 to 0.0046601)"
 
 
+def test_a_step_of_a_discrete_path_has_its_derivatives_in_float32_too():
+    """A float32 k / T may lie on either side of k: what is trained must be what solvers, in float64, take it for."""
+    path, steps = Discrete(linear_schedule(1000)), torch.arange(1, 1001)
+    wanted = path(steps.double() / 1000)
+    for got, exact in zip(path(steps.float() / 1000), wanted, strict=True):
+        torch.testing.assert_close(got.double(), exact, rtol=2e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("bars", [(), (0.9, 0.9), (1.0, 0.5), (0.5, -0.1), (0.5, math.nan)])
 def test_bad_schedules_are_refused(bars):
     with pytest.raises(ValueError, match="'alpha_bar' must"):
