@@ -57,7 +57,12 @@ class Ladder(NamedTuple):
 
 @lru_cache(maxsize=16)  # bisections that every step would repeat; a curriculum has fewer sizes than that
 def karras_levels(path: Path, n: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Ladder:
-    """n levels from `low` to `high`, evenly in their rho-th roots. Song et al., 2023, arXiv:2303.01469, section 3."""
+    """n levels from `low` to `high`, or to the path's last if that is less, evenly in their rho-th roots.
+
+    Song et al., 2023, arXiv:2303.01469, section 3.
+    """
+    end = path(path.span[1])
+    high = min(high, end.sigma / end.alpha) if end.alpha > 0 else high  # levels beyond would all be at the last time
     u = torch.linspace(0.0, 1.0, n, dtype=torch.float64)
     level = (low ** (1 / rho) + u * (high ** (1 / rho) - low ** (1 / rho))) ** rho
     return Ladder(at_ratio(path, level), level)

@@ -28,7 +28,7 @@ from gensys.objectives.consistency import (
     karras_levels,
     pseudo_huber,
 )
-from gensys.paths import EDM, VP, Cosine, Linear, at_ratio, expand
+from gensys.paths import EDM, VP, Cosine, Discrete, Linear, at_ratio, expand, scaled_linear_schedule
 from gensys.solvers import multistep_consistency
 from gensys.systems.consistency import LOW, consistency_model, distilled
 from gensys.systems.lcm import lcm
@@ -222,6 +222,15 @@ def test_the_law_of_levels():
     ends = LevelLaw()(ladder.level, torch.tensor([2.0**-24, 1 - 2.0**-24]))
     assert ends.min() >= 0
     assert ends.max() < 10
+
+
+def test_a_ladder_ends_with_its_path():
+    """Latent diffusion ends at level 14.6: rungs above it would be one, and their intervals teach nothing."""
+    path = Discrete(scaled_linear_schedule(1000))
+    ladder, end = karras_levels(path, 18), path(1.0)
+    assert bool((ladder.t.diff() > 0).all())
+    assert float(ladder.level[-1]) == pytest.approx(end.sigma / end.alpha, rel=1e-12)
+    assert float(karras_levels(EDM(), 18).level[-1]) == pytest.approx(80.0, rel=1e-12)
 
 
 def test_neighbours_have_the_weight_of_their_distance():
