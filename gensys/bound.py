@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gensys.core import Cond
-from gensys.denoiser import Denoiser
+from gensys.denoiser import Denoiser, require_density
 from gensys.noise import Noise, Stream
 from gensys.objectives.variational import Chain, prior_kl, step_of, term
 from gensys.paths import Coefs, expand
@@ -68,7 +68,8 @@ def variational_bound(
     are drawn from each, for every row its own, so 2 n + 1 calls; a mean over rows is unbiased, and `error` is right
     because each stratum has two. The decoder is always evaluated.
 
-    Raises: ValueError for settings that do not fit, or a target that does not tell the data at a step of the chain.
+    Raises: ValueError for settings that do not fit, or a target that does not tell the data at a step of the chain; as
+    `require_density`.
     """
     if noise.ids.shape != x.shape[:1]:
         raise ValueError(f"'noise' must have an id for each of {x.shape[0]} rows, got {len(noise.ids)}")
@@ -76,6 +77,7 @@ def variational_bound(
         raise ValueError(f"'variance' must be 'small', 'large' or 'learned', got {variance!r}")
     if variance == "learned" and not denoiser.learned_variance:
         raise ValueError("'variance' is 'learned', and the network learns none: use 'small' or 'large'")
+    require_density(denoiser)
     limit = 1e4 if clip is None else 1e6  # as for a sampler
     require_well_posed(denoiser.path, denoiser.target, chain.times[:-1], limit)
 

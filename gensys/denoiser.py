@@ -12,9 +12,9 @@ from gensys.core import Cond
 from gensys.nn.embed import CLOCK
 from gensys.noise import Noise, Stream
 from gensys.paths import Path, expand
-from gensys.targets import Target
+from gensys.targets import Boundary, Target
 
-__all__ = ["Base", "Denoiser", "gaussian"]
+__all__ = ["Base", "Denoiser", "gaussian", "require_density"]
 
 _FARTHEST = 24.0 * math.log(2.0)  # beyond, float32 holds only one of alpha x and sigma eps in their sum
 
@@ -96,3 +96,21 @@ class Denoiser(nn.Module):
         c = self.path(expand(t, x))
         a, b = self.target(c)
         return c.alpha * x + c.sigma * eps, a * x + b * eps
+
+
+def require_density(denoiser: Denoiser) -> None:
+    """Refuse a denoiser whose likelihood the formulas of path models do not give.
+
+    Raises: ValueError for a consistency model, which predicts ends of trajectories and no mean of the data, and for a
+    base that is not Gaussian, as the density at the noisy end is taken to be.
+    """
+    if isinstance(denoiser.target, Boundary):
+        raise ValueError(
+            "'denoiser' is a consistency model, which predicts ends of trajectories and no mean of the data, so that "
+            "it has no probability flow and no likelihood: take the path model that it was made from, or one like it"
+        )
+    if denoiser.base is not gaussian:
+        raise ValueError(
+            "'denoiser' has a base of its own, and the density of the noise is taken to be Gaussian: train it with "
+            "base=gaussian to have likelihoods"
+        )

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from gensys.core import Cond
-from gensys.denoiser import Denoiser
+from gensys.denoiser import Denoiser, require_density
 from gensys.noise import Noise, Stream
 from gensys.paths import expand
 from gensys.solvers.dopri5 import integrate
@@ -105,11 +105,13 @@ def log_prob(
     infinite at the data (VP, sub-VP, VE; Song et al. take 1e-5). differentiable: keep what a gradient to x and to the
     parameters needs; else the result has none.
 
-    Raises: ValueError where the denoiser's target has no inverse at an end; ArithmeticError as `integrate`.
+    Raises: ValueError where the denoiser's target has no inverse at an end, or as `require_density`; ArithmeticError as
+    `integrate`.
     """
     path = denoiser.path
     low, high = path.span
     t0, t1 = (low + (high - low) * fraction for fraction in (start, end))
+    require_density(denoiser)
     require_well_posed(path, denoiser.target, [t0, t1])
     if not all(map(math.isfinite, path(t0))):
         raise ValueError(f"'start' must be above 0 for {path}: its slope is infinite at t = {t0:g}; 1e-5 is usual")

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from gensys import targets
+from gensys.bound import variational_bound
 from gensys.core import HasBits, HasLikelihood
-from gensys.denoiser import Denoiser
+from gensys.denoiser import Denoiser, gaussian
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.likelihood import Hutchinson, bin_width, bits_per_dim, dequantise, log_prob
 from gensys.noise import Noise, Stream
+from gensys.objectives.variational import Chain
 from gensys.paths import EDM, VE, VP, Cosine, Linear, SubVP, expand
 from gensys.times import uniform
 
@@ -177,6 +179,24 @@ def test_one_probe_has_the_bits_of_a_normal_law():
     want = torch.distributions.Normal(0.0, 1.0).log_prob(dequantise(x, noise, 0.5)).sum(1)
     torch.testing.assert_close(got.per_dim, bits_per_dim(want, 20, 0.5), rtol=0, atol=1e-3)
     assert got.about == "probability flow, one probe, uniform dequantisation"
+
+
+@pytest.mark.parametrize(
+    ("target", "base", "said"),
+    [
+        (targets.Landing(targets.velocity, Linear()(0.002)), gaussian, "'denoiser' is a consistency model"),
+        (targets.Consistency(Linear()(0.002)), gaussian, "'denoiser' is a consistency model"),
+        (targets.velocity, lambda noise, shape, stream: noise.uniform(shape, stream), "'denoiser' has a base of its"),
+    ],
+)
+def test_what_has_no_such_density_is_refused(target, base, said):
+    """Both would give a number, and a wrong one."""
+    x, noise, path = points(2), Noise(0, torch.arange(2)), Linear()
+    denoiser = Denoiser(nn.Identity(), path, target, base=base)
+    with pytest.raises(ValueError, match=said):
+        log_prob(denoiser, x, {})
+    with pytest.raises(ValueError, match=said):
+        variational_bound(denoiser, x, {}, noise, Chain(path, (0.99, 0.5, 0.0)))
 
 
 def test_what_cannot_be_done_is_said():
