@@ -168,7 +168,10 @@ class Network:
     levels: int = 3  # resolutions of unet; each after the first has twice the channels and attends
 
     def build(self, shape: tuple[int, ...], *, classes: int, vector: int = 0, outputs: int | None = None) -> nn.Module:
-        """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data."""
+        """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data.
+
+        Raises: ConfigError for data, and ValueError for a network, that do not fit.
+        """
         if len(shape) == 1:
             return MLP(shape[0], width=self.width, depth=self.depth, classes=classes, vector=vector, outputs=outputs)
         if len(shape) != 3:
@@ -183,6 +186,12 @@ class Network:
                 classes=classes,
                 vector=vector,
                 outputs=outputs,
+            )
+        halved = 2 ** (self.levels - 1) if self.levels > 0 else 0
+        if not halved or shape[1] % halved or shape[2] % halved:
+            raise ConfigError(
+                f"'levels' must be at least 1, each after the first of half the sides, and the sides are "
+                f"{shape[1]} x {shape[2]}, got {self.levels}: give fewer levels, or net=dit"
             )
         return UNet(
             shape[0],

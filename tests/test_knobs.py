@@ -90,6 +90,12 @@ def test_data_that_no_network_takes():
         Network().build((2, 3), classes=0)
 
 
+@pytest.mark.parametrize("levels", [0, 4])
+def test_a_unet_whose_levels_do_not_halve_the_data_is_refused_before_it_is_trained(levels):
+    with pytest.raises(ConfigError, match=f"'levels' must be at least 1.* the sides are 12 x 12, got {levels}"):
+        Network(net="unet", levels=levels).build((1, 12, 12), classes=0)
+
+
 def test_the_steps_of_a_budget():
     assert Training(batch=64, budget="130").steps() == 3
     assert Training(budget="90s").steps() is None

@@ -80,6 +80,13 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         channels, rows, columns = shape
+        if min(patch, width, heads) < 1 or depth < 0:
+            raise ValueError(
+                f"'patch', 'width' and 'heads' must be at least 1 and 'depth' 0, got {patch}, {width}, {heads} and "
+                f"{depth}"
+            )
+        if width % 4:
+            raise ValueError(f"'width' must be a multiple of 4 (positions: two axes, sine and cosine), got {width}")
         self.patch, self.width, self.depth = patch, width, depth
         positions = self.grid(rows, columns)
         if width % heads:

@@ -29,6 +29,8 @@ class MLP(nn.Module):
         outputs: int | None = None,
     ) -> None:
         super().__init__()
+        if width < 1 or depth < 1:
+            raise ValueError(f"'width' and 'depth' must be at least 1, got {width} and {depth}")
         self.first = Linear(dim, width)
         self.condition = Condition(width, classes=classes, vector=vector)
         self.hidden = nn.ModuleList(Linear(width, width) for _ in range(depth - 1))

@@ -104,6 +104,8 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         levels = len(multipliers)
+        if width < 1 or min(multipliers, default=1) < 1:
+            raise ValueError(f"'width' and 'multipliers' must be at least 1, got {width} and {tuple(multipliers)}")
         if not levels or blocks < 1 or any(not 0 <= level < levels for level in attention):
             raise ValueError(
                 f"'attention' must name levels in [0, {levels}) and 'blocks' be at least 1, got {tuple(attention)} and "

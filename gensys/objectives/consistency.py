@@ -45,6 +45,7 @@ __all__ = [
     "heun_step",
     "karras_levels",
     "pseudo_huber",
+    "require_rungs",
 ]
 
 
@@ -216,11 +217,8 @@ def distillation(
     Song et al., 2023, arXiv:2303.01469, algorithm 2; Luo et al., 2023, arXiv:2310.04378, algorithm 1. Both compare with
     an average of the student's weights; here, as in arXiv:2310.14189, with the weights themselves.
     """
+    require_rungs(ladder, skip, scales)
     count = ladder.t.shape[0] - skip
-    if not 1 <= skip < ladder.t.shape[0] or not scales[0] <= scales[1]:
-        raise ValueError(
-            f"'skip' must lie in [1, {ladder.t.shape[0]}) and 'scales' be (low, high), got {skip} and {scales}"
-        )
     teacher.to(batch.x.device)  # it is no part of the model, which is moved as a whole
     drawn = noise.uniform((2,), Stream.TIME)
     i = (drawn[:, 0] * count).long().clamp(max=count - 1)
@@ -233,6 +231,16 @@ def distillation(
     cond = batch.cond if scales[0] == scales[1] else {**batch.cond, "w": scale}
     total = _distance(denoiser, far, t, near, s, cond).mean()
     return Loss(total, {"loss": total.detach()})
+
+
+def require_rungs(ladder: Ladder, skip: int, scales: tuple[float, float]) -> None:
+    """Refuse settings of `distillation` with which there is nothing to compare. Raises: ValueError."""
+    rungs = ladder.t.shape[0]
+    if not 1 <= skip < rungs or not scales[0] <= scales[1]:
+        raise ValueError(
+            f"'skip' must lie in [1, {rungs}), as the ladder has {rungs} rungs (two at least are wanted), and 'scales' "
+            f"be (low, high), got {skip} and {scales}"
+        )
 
 
 def _at(values: Tensor, i: Tensor, like: Tensor) -> Tensor:

@@ -16,7 +16,16 @@ from torch import nn
 
 from gensys.denoiser import Denoiser, gaussian
 from gensys.families.diffusion import Diffusion, Sampler
-from gensys.objectives.consistency import Curriculum, Ladder, Step, consistency, distillation, heun_step, karras_levels
+from gensys.objectives.consistency import (
+    Curriculum,
+    Ladder,
+    Step,
+    consistency,
+    distillation,
+    heun_step,
+    karras_levels,
+    require_rungs,
+)
 from gensys.paths import EDM, Path, at_ratio
 from gensys.solvers import multistep_consistency
 from gensys.targets import Consistency, Landing, require_well_posed
@@ -62,12 +71,14 @@ def distilled(
     ladder: None = 18 levels of `karras_levels` up to 80, as the paper has for EDM's teachers. usual: the scale of
     guidance of the samples, for a student that is told its scale; None = it is not told. See `distillation`.
 
-    Raises: ValueError for a teacher whose noise is not Gaussian, or whose target is singular on the ladder.
+    Raises: ValueError for a teacher whose noise is not Gaussian, or whose target is singular on the ladder; for a
+    ladder of too few rungs.
     """
     path, start = teacher.path, at_ratio(teacher.path, LOW)
     if teacher.base is not gaussian:
         raise ValueError("'teacher' must be trained with Gaussian noise, and its base is another law")
     ladder = karras_levels(path, 18, LOW) if ladder is None else ladder
+    require_rungs(ladder, skip, scales)
     require_well_posed(path, teacher.target, [float(t) for t in ladder.t[1:]])
     net = copy.deepcopy(teacher.net).requires_grad_(True)
     if usual is not None:

@@ -209,12 +209,27 @@ def test_a_label_that_is_no_class_is_refused():
     [
         ({"patch": 3}, "'patch' must divide the sides"),
         ({"heads": 5}, "'width' must be a multiple of 'heads'"),
-        ({"width": 6, "heads": 2}, "'dim' must be a multiple of 4"),
+        ({"width": 6, "heads": 2}, "'width' must be a multiple of 4"),
+        ({"heads": 0}, "'patch', 'width' and 'heads' must be at least 1"),
+        ({"patch": 0}, "'patch', 'width' and 'heads' must be at least 1"),
+        ({"depth": -1}, "'depth' 0, got .* -1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         dit(**options)
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"width": 8, "multipliers": (1, 0)}])
+def test_a_unet_without_channels_is_refused(options):
+    with pytest.raises(ValueError, match="'width' and 'multipliers' must be at least 1"):
+        UNet(1, **options)
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"depth": 0}])
+def test_a_perceptron_without_layers_is_refused(options):
+    with pytest.raises(ValueError, match="'width' and 'depth' must be at least 1"):
+        MLP(2, **options)
 
 
 @pytest.mark.parametrize("build", [*NETS, *(partial(net, vector=3) for net in NETS)])

@@ -408,6 +408,8 @@ def test_what_does_not_fit_is_refused():
         distillation(
             plain, batch, Noise(0, batch.ids), teacher=plain, ladder=karras_levels(path, 18), skip=18
         )  # fmt: skip
+    with pytest.raises(ValueError, match=r"'skip' must lie in \[1, 1\), as the ladder has 1 rungs"):
+        distilled(plain, (2,), ladder=karras_levels(path, 1))  # as it is built
     with pytest.raises(ValueError, match="'w' must be a scale that is distilled"):
         lcm(plain, (2,), scales=(1.0, 3.0), w=4.0)
     with pytest.raises(ValueError, match="'teacher' must be trained with Gaussian noise"):
