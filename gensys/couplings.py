@@ -35,7 +35,8 @@ class OptimalTransport:
     """The exact assignment of least sum of |x_i - eps_j|^2 over the rows that are computed together.
 
     by_label: pair within each label. Without it a conditional model is biased: which noise a row gets then depends on
-    its label, and at sampling it does not (Cheng and Schwing, 2025, "The curse of conditions", arXiv:2503.10636).
+    its label, and at sampling it does not (Cheng and Schwing, 2025, "The curse of conditions", arXiv:2503.10636). Other
+    conditions, such as a vector, have no rows that are alike to pair within, and are refused.
 
     Who gets which noise does not depend on the order of the rows, but for rows that are equal. With several workers
     each pairs its own rows; the same rows in the same parts (`--exact`) give the same pairs.
@@ -47,6 +48,11 @@ class OptimalTransport:
     by_label: bool = True
 
     def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+        if self.by_label and (others := sorted(cond.keys() - {"label"})):
+            raise ValueError(
+                f"'cond' must have no condition but a label, got {', '.join(others)}: optimal transport would tell the "
+                f"noise the condition, which sampling does not. Use couplings.independent"
+            )
         if not self.by_label or "label" not in cond:
             return eps[_assigned(x, eps)]
         order = torch.arange(x.shape[0], device=x.device)

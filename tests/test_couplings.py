@@ -4,6 +4,7 @@ import itertools
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from gensys.errors import ConfigError
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import denoise
 from gensys.paths import Linear
+from gensys.recipes.ot_cfm import ot_cfm
 
 OT = OptimalTransport()
 
@@ -85,6 +87,17 @@ def test_plain_pairing_tells_the_noise_the_label_and_pairing_by_label_does_not()
                  strict=True)]) for f in (OptimalTransport(by_label=False), OT))  # fmt: skip
     assert (far[label == 1, 0].mean() - far[label == 0, 0].mean()).item() > 1.0  # 2 E|N(0, 1)| = 1.6 in the limit
     assert (near[label == 1, 0].mean() - near[label == 0, 0].mean()).abs().item() < 4 * 2 / 4_000**0.5
+
+
+def test_a_vector_that_would_be_told_to_the_noise_is_refused(tmp_path):
+    vector, eps = rows(64)
+    told = OptimalTransport(by_label=False)(vector, eps, {"vector": vector})
+    assert float(torch.corrcoef(torch.stack([vector[:, 0], told[:, 0]]))[0, 1]) > 0.8, "the noise knows the condition"
+    with pytest.raises(ValueError, match="'cond' must have no condition but a label, got vector"):
+        OT(vector, eps, {"vector": vector})
+    np.savez(tmp_path / "moves.npz", x=vector.numpy(), vector=vector.numpy())
+    with pytest.raises(ConfigError, match=r"has a vector to go by.*train flow_matching"):
+        ot_cfm(str(tmp_path / "moves.npz"))
 
 
 def test_rows_that_are_equal_are_paired_all_the_same():

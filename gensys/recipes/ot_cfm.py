@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gensys.core import Generative
 from gensys.domain import open_domain
+from gensys.errors import ConfigError
 from gensys.knobs import SAMPLING, Network, Sampling, Times, Training
 from gensys.paths import Linear
 from gensys.run import Run
@@ -25,6 +26,11 @@ def ot_cfm(
     generative models with minibatch optimal transport", arXiv:2302.00482, section 3.2. Needs scipy.
     """
     domain = open_domain(data, size)
+    if domain.vector:
+        raise ConfigError(
+            f"each row of {domain.source.name!r} has a vector to go by, and pairing noise with the nearest data would "
+            f"tell it to the noise, which sampling does not: train flow_matching"
+        )
 
     def prior() -> Generative:
         return system(
