@@ -243,6 +243,17 @@ class Sampling:
             partial(open_denoiser, "weaker", self.weaker, domain) if self.weaker else None,
         )
 
+    def require_unguided(self, instead: str) -> None:
+        """For a model that was never trained without its condition, so that there is nothing to guide away from.
+
+        instead: what does for it what guidance does for others. Raises: ConfigError.
+        """
+        if self.guidance != 1.0 and not self.weaker:
+            raise ConfigError(
+                f"'guidance' is {self.guidance:g}, and this model was not trained to draw without its label: leave it "
+                f"1. {instead}"
+            )
+
     def fractions(self, path: Path) -> list[float]:
         """The grid on the path's span, from noise to data."""
         if self.grid == "karras":

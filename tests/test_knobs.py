@@ -20,6 +20,8 @@ from gensys.nn.mlp import MLP
 from gensys.nn.unet import UNet
 from gensys.noise import Noise
 from gensys.paths import VP, Discrete, Linear, cosine_schedule
+from gensys.recipes.consistency import consistency
+from gensys.recipes.lcm import lcm
 
 PLAIN = SimpleNamespace(conditional=False, bounds=None)  # of a domain, what a sampler asks for
 LABELLED = SimpleNamespace(conditional=True, bounds=(-1.0, 1.0))
@@ -94,6 +96,12 @@ def test_data_that_no_network_takes():
 def test_a_unet_whose_levels_do_not_halve_the_data_is_refused_before_it_is_trained(levels):
     with pytest.raises(ConfigError, match=f"'levels' must be at least 1.* the sides are 12 x 12, got {levels}"):
         Network(net="unet", levels=levels).build((1, 12, 12), classes=0)
+
+
+@pytest.mark.parametrize(("recipe", "said"), [(lcm, "its scale is the knob 'w'"), (consistency, "the knob 'scale'")])
+def test_a_student_is_not_guided_away_from_what_it_never_learned(recipe, said):
+    with pytest.raises(ConfigError, match=f"'guidance' is 3, .* leave it 1.*{said}"):
+        recipe(data="moons", teacher="runs/edm", sampling=Sampling(guidance=3.0))
 
 
 def test_the_steps_of_a_budget():

@@ -36,6 +36,7 @@ def consistency(
     Dhariwal, 2023, arXiv:2310.14189, table 1.
     """
     domain = open_domain(data, size)
+    sampling.require_unguided("With a teacher, the knob 'scale' guides that one, while it is distilled")
 
     def prior() -> Generative:
         if teacher:

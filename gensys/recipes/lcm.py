@@ -28,6 +28,7 @@ def lcm(
     inference", arXiv:2310.04378, section 4.
     """
     domain = open_domain(data, size)
+    sampling.require_unguided("Guidance is distilled into it, and its scale is the knob 'w'")
 
     def prior() -> Generative:
         denoiser = open_denoiser("teacher", teacher, domain)
