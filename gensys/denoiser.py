@@ -14,7 +14,7 @@ from gensys.noise import Noise, Stream
 from gensys.paths import Path, expand
 from gensys.targets import Boundary, Target
 
-__all__ = ["Base", "Denoiser", "gaussian", "require_density"]
+__all__ = ["Base", "Denoiser", "gaussian", "has_density", "require_density"]
 
 _FARTHEST = 24.0 * math.log(2.0)  # beyond, float32 holds only one of alpha x and sigma eps in their sum
 
@@ -96,6 +96,11 @@ class Denoiser(nn.Module):
         c = self.path(expand(t, x))
         a, b = self.target(c)
         return c.alpha * x + c.sigma * eps, a * x + b * eps
+
+
+def has_density(denoiser: Denoiser) -> bool:
+    """Whether the formulas of path models give its likelihood: see `require_density`."""
+    return not isinstance(denoiser.target, Boundary) and denoiser.base is gaussian
 
 
 def require_density(denoiser: Denoiser) -> None:

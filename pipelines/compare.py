@@ -11,6 +11,7 @@ third of the time goes there. A run that is finished is not done again; what is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from gensys.pipelines.encode import encode
 from gensys.pipelines.evaluate import evaluate, judge_of
 from gensys.pipelines.pool import Pool
@@ -39,6 +41,7 @@ from gensys.run_folder import RunFolder
 __all__ = ["CONTENDERS", "Contender", "Plan", "compare"]
 
 _CODEC_SHARE = 1 / 3  # of the time: reconstructions bound what a model of latents can reach
+_LOOK_EVERY = 0.2  # seconds between looks at how much memory a training takes
 _BITS = 256  # held-out rows whose likelihood is taken: half a percent of a bit between two digits of MNIST
 
 
@@ -142,12 +145,14 @@ def _trained(place: Path, recipe: str, knobs: Mapping[str, str]) -> dict[str, An
     words = ["train", recipe, *(f"{name}={value}" for name, value in knobs.items()), "--run", str(place)]
     command = [sys.executable, "-m", "gensys", *words, "--workers", "0", "--quiet"]
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    cpu, peak = 0.0, 0
     with open(place / "train.err", "w+b") as said:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, env=environ
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, env=environ)
+        while process.poll() is None:  # asked of the process: what the kernel tells of it in the end, its parent is in
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess), process.oneshot():
+                times, memory = process.cpu_times(), process.memory_info()
+                cpu, peak = times.user + times.system, max(peak, memory.rss)
+            time.sleep(_LOOK_EVERY)
         if process.returncode:
             said.seek(0)
             raise GensysError(said.read().decode(errors="replace").strip()[-500:] or f"status {process.returncode}")
@@ -164,8 +169,8 @@ def _trained(place: Path, recipe: str, knobs: Mapping[str, str]) -> dict[str, An
         "passes": state.images / len(without(run.rows, RunFolder(place).quarantined())),
         "parameters": parameters,
         "train_seconds": state.seconds,
-        "train_cpu": used.ru_utime + used.ru_stime,
-        "peak_bytes": used.ru_maxrss * 1024,  # Linux counts kibibytes
+        "train_cpu": cpu,
+        "peak_bytes": peak,
     }
 
 

@@ -165,6 +165,12 @@ def test_bits_of_a_diffusion_are_those_of_its_flow(path, target):
     assert got.about == "probability flow, exact divergence"
 
 
+def test_a_consistency_model_has_no_bits():
+    target = targets.Landing(targets.velocity, Linear()(0.002))
+    made = Diffusion(model(Linear(), target), (2,), sampler=Sampler(fractions=(0.9, 0.5, 0.1)))
+    assert made.bits(points(3), {}, Noise(0, torch.arange(3)), None) is None
+
+
 def test_one_probe_has_the_bits_of_a_normal_law():
     """Its flow's Jacobian is a multiple of the identity, of which one probe sees all."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Batch, Bits, Cond, Generative, Loss
-from gensys.denoiser import Denoiser
+from gensys.denoiser import Denoiser, has_density
 from gensys.guidance import Clip, Guidance, Node, Rescale, Threshold, correct, without
 from gensys.kernels.linear import frozen
 from gensys.likelihood import Hutchinson, bits_per_dim, dequantise, log_prob
@@ -247,8 +247,10 @@ class Diffusion(Generative):
         ).log_prob
 
     @torch.no_grad()
-    def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits:
+    def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits | None:
         """From `log_prob`, one probe for data of many elements; of pixels spread over their bins an upper bound."""
+        if not has_density(self.denoiser):
+            return None
         y = x if width is None else dequantise(x, noise, width)
         size = y[0].numel()
         path = self.denoiser.path
