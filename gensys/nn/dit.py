@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -114,7 +115,9 @@ class DiT(nn.Module):
         x = tokens + positions  # float32 also under autocast: the residual stream keeps its precision
         c = F.silu(self.condition(t, cond))
         # (6 depth + 2, B, D): shift, scale and gate of the two halves of each block; shift and scale of the last layer
-        m = self.modulation(c).float().view(x.shape[0], 6 * self.depth + 2, -1).transpose(0, 1).contiguous().unbind()
+        m = self.modulation(c)
+        m = m.to(torch.promote_types(m.dtype, torch.float32))
+        m = m.view(x.shape[0], 6 * self.depth + 2, -1).transpose(0, 1).contiguous().unbind()
         y = adaln_modulate(x, m[0], m[1], eps=EPS, dtype=tokens.dtype)
         for k, block in enumerate(self.blocks):
             x, y = block(x, y, m[6 * k + 2 : 6 * k + 6], m[6 * k + 6 : 6 * k + 8])

@@ -31,8 +31,9 @@ def sinusoid(x: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
 
     Vaswani et al., 2017, "Attention is all you need", arXiv:1706.03762, section 3.5.
     """
-    frequencies = torch.exp(-math.log(longest) * torch.arange(dim // 2, device=x.device) / (dim // 2))
-    angles = x[..., None].float() * frequencies
+    dtype = torch.promote_types(x.dtype, torch.float32)  # float64 stays: it is asked for where likelihoods are
+    frequencies = torch.exp(-math.log(longest) * torch.arange(dim // 2, device=x.device, dtype=dtype) / (dim // 2))
+    angles = x[..., None].to(dtype) * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

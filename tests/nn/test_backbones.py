@@ -265,6 +265,18 @@ def test_output_has_the_type_of_the_input_under_autocast(make):
         assert net(x, t, {}).dtype == torch.float32
 
 
+@pytest.mark.parametrize("build", NETS)
+def test_a_network_in_double_precision_computes_in_it(build):
+    net = awake(build())
+    x, t = inputs(shape=shape_of(net))
+    wanted = net(x, t, {})
+    got = net.double()(x.double(), t.double(), {})
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got.float(), wanted, rtol=1e-3, atol=1e-3)
+    later = net(x.double(), t.double() + 1e-9, {})  # float32 cannot tell these times
+    assert 0.0 < float((later - got).abs().max().detach()) < 1e-3
+
+
 def test_positions_are_no_parameters_and_stay_out_of_checkpoints():
     net = dit()
     assert "positions" not in net.state_dict()
