@@ -88,10 +88,15 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Codes:
-    """Discrete latents: which vectors of a codebook. indices: (B, *Z) int64 in [0, size). size: of the codebook."""
+    """Discrete latents: which vectors of a codebook. indices: (B, *Z) int64 in [0, size). size: of the codebook.
+
+    grids: what the indices of a datum, in order, are the codes of, from coarse to fine, each grid in raster order: the
+    n codebooks of a residual quantiser are n grids of one shape. () = one grid, of the shape of the indices.
+    """
 
     indices: Tensor
     size: int
+    grids: tuple[tuple[int, ...], ...] = ()
 
     @property
     def mode(self) -> Tensor:

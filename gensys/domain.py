@@ -14,11 +14,11 @@ from gensys.data.latents import LatentSource, Normalisation
 from gensys.data.sources import Source, open_source, split
 from gensys.engine.settings import Settings
 from gensys.errors import DataError
-from gensys.families.latent import Latent
+from gensys.families.latent import Latent, as_it_is
 from gensys.run import Run
 from gensys.run_folder import open_codec
 
-__all__ = ["Domain", "open_domain"]
+__all__ = ["Domain", "open_codes", "open_domain"]
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ class Domain:
 
     def model(self, prior: Generative) -> Generative:
         """The model of the data: `prior` itself, or with the codec of the latents that it draws."""
-        if self.latents is None or self.normalisation is None:
+        if self.latents is None:
             return prior
-        scale = self.normalisation
-        return Latent(prior, partial(open_codec, self.latents), scale.denormalise, scale.normalise)
+        codec, scale = partial(open_codec, self.latents), self.normalisation
+        if scale is None:
+            return Latent(prior, codec, as_it_is, as_it_is)  # codes: they are modelled as they are decoded
+        return Latent(prior, codec, scale.denormalise, scale.normalise)
 
     def run(self, prior: Callable[[], Generative], settings: Settings, retune: frozenset[str] = frozenset()) -> Run:
         """What a recipe returns: `prior` makes the untrained model of data of this shape."""
@@ -75,6 +77,20 @@ def open_domain(data: str, size: int = 32, aspect: float = 1.0) -> Domain:
     source = open_source(data, size)
     latents = latents_in(source)
     if latents is not None and latents.normalisation is None:
-        raise DataError(f"{data!r} holds codes, and continuous latents are modelled here: encode with another codec")
+        raise DataError(
+            f"{data!r} holds codes, and continuous latents are modelled here: encode with another codec, or train "
+            "vq_prior, which models codes"
+        )
     shape = source.nearest(aspect) if isinstance(source, Joined) else source.shape
     return Domain(source, tuple(shape), latents, None if latents is None else latents.normalisation)
+
+
+def open_codes(data: str) -> tuple[Domain, LatentSource]:
+    """data: a store of codes. The domain of a model of them, and the store. Raises DataError for all else."""
+    source = open_source(data)
+    if not isinstance(source, LatentSource) or source.normalisation is not None:
+        raise DataError(
+            f"{data!r} is {source.about}, and codes are modelled here: `gensys encode` makes them with a run of vq_vae "
+            "or vq_vae_2"
+        )
+    return Domain(source, source.shape, source, None), source

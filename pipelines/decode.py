@@ -52,6 +52,11 @@ def _made_by(latents: Store) -> tuple[RunFolder, Spec, str]:
     return folder, folder.spec().with_knobs(about["knobs"]), about["weights"]
 
 
+def _zeros(rows: int, latents: Store) -> torch.Tensor:
+    spec = latents.config.arrays["z"]
+    return torch.from_numpy(np.zeros((rows, *spec.shape), spec.dtype))
+
+
 @dataclass(frozen=True)
 class DecodeJob:
     """Decode the latents of a shard and commit them. latents, store: absolute paths, or URLs."""
@@ -70,7 +75,7 @@ class DecodeJob:
             """A whole one, with zeros for rows that the store has not: no row depends on what its neighbours hold."""
             begin = number * BLOCK - first
             rows = range(max(begin, 0), min(begin + BLOCK, len(latents)))
-            z = torch.zeros(BLOCK, *latents.config.arrays["z"].shape)
+            z = _zeros(BLOCK, latents)
             z[rows.start - begin : rows.stop - begin] = torch.from_numpy(latents.read("z", rows))
             with torch.no_grad(), autocast(precision, place):
                 return {"x": to_uint8(in_latents(model).decode_latents(z.to(place))).cpu().numpy()}
@@ -97,7 +102,7 @@ def decode(source: Where, out: Where, *, workers: int, screen: Screen, pool: Poo
         raise RunError(f"{str(source)!r} is not finished: give the `gensys sample` command that made it again")
     folder, spec, weights = _made_by(latents)
     with torch.no_grad():
-        one = torch.zeros(1, *latents.config.arrays["z"].shape)
+        one = _zeros(1, latents)
         shape = tuple(in_latents(folder.model(spec, weights)).decode_latents(one).shape[1:])
     arrays = {name: spec for name, spec in latents.config.arrays.items() if name != "z"}
     store = Store.create(

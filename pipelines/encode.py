@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def _encoder(codec: Codec) -> Encode:
     def encode(x: Tensor) -> Posterior | Codes:
         found = codec.encode(x.to(device()))
         if isinstance(found, Codes):
-            return Codes(found.indices.cpu(), found.size)
+            return replace(found, indices=found.indices.cpu())
         return Posterior(found.mean.cpu(), found.logvar.cpu())
 
     return encode

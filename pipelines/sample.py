@@ -146,9 +146,9 @@ def sample(
 
     checkpoint: whose weights, see `RunFolder.weights`.
     ids: None = every row of the table, or the first 64. table: what each sample is to be (data/sample_table.py).
-    latents: store what the codec's decoder takes, float32 (pipelines/decode.py decodes it; float16 would not decode to
-    the same bits). moments: store the moments of every shard's features (pipelines/moments.py); the classifier is
-    trained first if the run has none yet. pairs: samples that a flow is to be trained on with their noise
+    latents: store what the codec's decoder takes, float32, or int64 of codes (pipelines/decode.py decodes it; float16
+    would not decode to the same bits). moments: store the moments of every shard's features (pipelines/moments.py); the
+    classifier is trained first if the run has none yet. pairs: samples that a flow is to be trained on with their noise
     (pipelines/reflow.py): the latents of a model that draws some, of any other float32 that is not rounded.
     """
     spec = folder.retuned(overrides)
@@ -177,7 +177,8 @@ def sample(
     one = torch.zeros(1, dtype=torch.int64)
     cond, noise = labels_for(one, len(classes)), Noise(seed, one)
     if latents:
-        arrays = {"z": ArraySpec(tuple(in_latents(model).latents(cond, noise).shape[1:]), "float32")}
+        z = in_latents(model).latents(cond, noise)
+        arrays = {"z": ArraySpec(tuple(z.shape[1:]), str(z.dtype).removeprefix("torch."))}
     else:
         x = _stored(model.sample(cond, noise), pairs)
         arrays = {"x": ArraySpec(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch."))}

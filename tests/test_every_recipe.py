@@ -77,6 +77,10 @@ TINY = {
     "vq_vae": {
         **{"data": "images", "size": "16", "width": "8", "codes": "8", "dim": "4", "batch": "8", "precision": "fp32"},
     },
+    "vq_vae_2": {
+        **{"data": "images", "size": "16", "width": "8", "codes": "8", "dim": "4", "batch": "8", "precision": "fp32"},
+    },
+    "vq_prior": {"data": "codes", "width": "16", "depth": "2", "heads": "2", "batch": "8", "precision": "fp32"},
     "glow": {"data": "images", "size": "8", "width": "8", "levels": "2", "steps": "1", "batch": "8"},
     "iaf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "1", "batch": "8"},
     "maf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "2", "batch": "8"},
@@ -109,7 +113,12 @@ def places(tmp_path_factory):
     teacher = RunFolder(root / "teacher")
     knobs = TINY["latent_dit"] | {"data": str(root / "latents.zarr"), "budget": "8"}
     train(teacher, resolve("latent_dit", knobs), workers=0, fresh=False, screen=SCREEN)
+    codec = RunFolder(root / "quantising")
+    knobs = TINY["vq_vae_2"] | {"data": str(root / "images"), "budget": "8"}
+    train(codec, resolve("vq_vae_2", knobs), workers=0, fresh=False, screen=SCREEN)
+    encode(codec, root / "codes.zarr", data=None, shard=64, workers=0, screen=SCREEN)
     return {
+        "codes": str(root / "codes.zarr"),
         "images": str(root / "images"),
         "latents": str(root / "latents.zarr"),
         "teacher": str(teacher.path),

@@ -158,3 +158,6 @@ class EmaQuantiser(nn.Module):
 
     def shape(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         return grid
+
+    def grids(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return (grid,)

@@ -68,3 +68,6 @@ class ScalarQuantiser(nn.Module):
 
     def shape(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         return grid
+
+    def grids(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return (grid,)

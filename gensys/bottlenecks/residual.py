@@ -57,3 +57,6 @@ class ResidualQuantiser(nn.Module):
 
     def shape(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         return (len(self.quantisers), *grid)
+
+    def grids(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return (grid,) * len(self.quantisers)

@@ -57,6 +57,10 @@ class Quantiser(Protocol):
         """The shape of the codes of one datum whose latents are (D, *grid)."""
         ...
 
+    def grids(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """The grids that these codes are of, see `Codes`."""
+        ...
+
 
 def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
     """`quantised` to the last bit, with the gradient going to z unchanged."""
@@ -117,3 +121,6 @@ class VectorQuantiser(nn.Module):
 
     def shape(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         return grid
+
+    def grids(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return (grid,)

@@ -115,4 +115,6 @@ def encode(
         update=update,
         mirror=mirror,
     )
+    if "codes" in store.config.arrays:
+        following = f"gensys train vq_prior data={quoted(out)}"
     return store_answer(store, following, shown.counts)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class Encoding:
     """What is to be done. out: the store. old: the sealed store that is updated, or None.
 
     latents: arrays, see `latent_arrays`. codec: what identifies the encoder. codebook: its size, 0 = none.
-    moments: whether shards have them; not in a store that was begun without them.
+    grids: of codes, see `Codes`. moments: whether shards have them; not in a store that was begun without them.
     """
 
     out: Where
@@ -76,6 +76,7 @@ class Encoding:
     latents: Mapping[str, ArraySpec]
     codec: Mapping[str, Any]
     codebook: int
+    grids: Sequence[Sequence[int]]
     shard: int
     chunk: int
     old: Store | None = None
@@ -136,6 +137,7 @@ class Encoding:
             shard=self.shard,
             chunk=self.chunk,
             codebook=self.codebook,
+            grids=self.grids,
             updated_from=self.old.content() if self.old else "",
             moments=self.moments,
         )
@@ -246,7 +248,7 @@ def plan(
     to be updated.
     """
     latents = latent_arrays(example, dtype, mirror)
-    codebook = example.size if isinstance(example, Codes) else 0
+    codebook, grids = (example.size, example.grids) if isinstance(example, Codes) else (0, ())
     if update and is_url(out):
         raise StoreError(
             f"--update puts one directory in the place of another, and {str(out)!r} lies in a bucket: choose another "
@@ -258,7 +260,8 @@ def plan(
     shard = min(shard, -(-len(source) // chunk) * chunk)  # a file is whole: no larger than the data need
     # a store that was begun without moments is finished, and brought up to date, without them
     moments = there is None or MOMENTS in there.config.summaries
-    fresh = Encoding(out, source, Manifest.fresh(source), latents, codec, codebook, shard, chunk, moments=moments)
+    manifest = Manifest.fresh(source)
+    fresh = Encoding(out, source, manifest, latents, codec, codebook, grids, shard, chunk, moments=moments)
     if there is None or not there.sealed or there.attributes.get("kind") != "latents":
         return fresh
     attributes, arrays = there.attributes, there.config.arrays
@@ -285,7 +288,7 @@ def plan(
         )
     manifest = Manifest.updated(source, there)
     sizes = (there.config.shard, there.config.chunk)
-    return Encoding(out, source, manifest, latents, codec, codebook, *sizes, there, moments)
+    return Encoding(out, source, manifest, latents, codec, codebook, grids, *sizes, there, moments)
 
 
 def encode_block(source: Source, encode: Encode, rows: npt.NDArray[np.int64], mirror: bool) -> dict[str, Tensor]:

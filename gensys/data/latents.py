@@ -107,14 +107,15 @@ def create_latents(
     shard: int = 4096,
     chunk: int = 64,
     codebook: int = 0,
+    grids: Sequence[Sequence[int]] = (),
     updated_from: str = "",
     moments: bool = False,
 ) -> Store:
     """Create the store that encoding the rows of `manifest` fills, or open it if it was begun with the same arguments.
 
     latents: see `latent_arrays`. codec: JSON values that identify the encoder, such as {"run": ..., "weights": its
-    sha256}. shard, chunk: rows in each. codebook: its size, if latents are codes. updated_from: the content of the
-    store that this one replaces. moments: whether every shard is committed with those of its channels.
+    sha256}. shard, chunk: rows in each. codebook: its size, if latents are codes; grids: see `Codes`. updated_from: the
+    content of the store that this one replaces. moments: whether every shard is committed with those of its channels.
     Besides the latents a shard has, for each row, "label" (-1 = none) and "row" (the number by which it is split and
     drawn for), int64; "state" uint8; "digest" (16,) uint8 of the source's item; "name" (W,) uint8, see
     `manifest.to_bytes`. Raises StoreError, for example if the store was begun with another codec or other data.
@@ -126,6 +127,7 @@ def create_latents(
     made_from |= {"rows": len(source), "first_test": source.first_test}
     attributes = {"kind": "latents", "classes": list(manifest.classes), "codec": dict(codec), "source": made_from}
     attributes |= {"codebook": codebook} if codebook else {}
+    attributes |= {"grids": [list(grid) for grid in grids]} if len(grids) > 1 else {}
     attributes |= {"updated_from": updated_from} if updated_from else {}
     return Store.create(
         path, arrays, len(manifest), shard, chunk, attributes, moments_spec(latents) if moments else None
@@ -256,6 +258,11 @@ class LatentSource:
         """The number of codes; 0 for continuous latents."""
         return self.store.attributes.get("codebook", 0)
 
+    @property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """The grids that the codes of a row are of, see `Codes`; one of `shape` if the store says nothing."""
+        return tuple(tuple(grid) for grid in self.store.attributes.get("grids", [self.shape]))
+
     def __len__(self) -> int:
         return len(self.store)
 
@@ -284,7 +291,7 @@ class LatentSource:
                 values[flip] = copy
         parts = [torch.from_numpy(values) for values in found]
         if self.normalisation is None:
-            return Codes(parts[0].long(), self.codebook)
+            return Codes(parts[0].long(), self.codebook, self.grids)
         return Posterior(*(part.float() for part in parts))
 
     def batch(self, rows: Tensor, noise: Noise) -> Batch:

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from gensys.core import Batch, Codec, Cond, Generative, Loss
 from gensys.noise import Noise
 
-__all__ = ["Latent"]
+__all__ = ["Latent", "as_it_is"]
+
+
+def as_it_is(z: Tensor) -> Tensor:
+    """The map between codes and codes."""
+    return z
 
 
 class Latent(Generative):

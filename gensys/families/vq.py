@@ -56,7 +56,8 @@ class VQAutoencoder(Generative):
         """(B, *S) -> codes (B, *quantiser.shape(grid)); a codebook that follows its latents does not follow these."""
         training = self.quantiser.training
         try:
-            return Codes(cast("Quantiser", self.quantiser.eval())(self.encoder(x).float()).codes, self._codes.size)
+            found = cast("Quantiser", self.quantiser.eval())(self.encoder(x).float())
+            return Codes(found.codes, self._codes.size, self._codes.grids(self.grid))
         finally:
             self.quantiser.train(training)
 
