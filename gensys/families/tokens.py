@@ -136,19 +136,17 @@ class Tokens(Generative):
         scale = cond["guidance"][:, None].float() if "guidance" in cond else self.choice.guidance
         cond = {name: value for name, value in cond.items() if name not in BY_ROW}
         guided = bool(cond) and (isinstance(scale, Tensor) or scale != 1.0)
-        if guided:
-            cond = {name: torch.cat([cond[name], value]) for name, value in without(cond).items()}
-        copies, drawn = 1 + guided, list[Tensor]()
+        # one after the other, not as a batch of twice the rows, which might round otherwise: at a scale of 1 the bits
+        # are those of the conditional model
+        conds, drawn = [cond, without(cond)] if guided else [cond], list[Tensor]()
         with frozen():  # weights are cast for autocast once, not at every code
-            for net in self._nets():
-                decoding = net.decoding(cond, [codes.repeat(copies, 1) for codes in drawn], copies * rows)
-                codes = list[Tensor]()
-                for _ in range(net.tokens):
-                    logits = decoding.next(codes[-1].repeat(copies) if codes else None)
-                    if guided:
-                        conditional, reference = logits.chunk(2)
-                        logits = reference + scale * (conditional - reference)
-                    codes.append(self.choice.draw(logits, u[:, sum(n.shape[1] for n in drawn) + len(codes)]))
+            for net, mine in zip(self._nets(), u.split([net.tokens for net in self._nets()], 1), strict=True):
+                decodings, codes = [net.decoding(c, drawn, rows) for c in conds], list[Tensor]()
+                for t in range(net.tokens):
+                    logits, *reference = [decoding.next(codes[-1] if t else None) for decoding in decodings]
+                    if reference:
+                        logits = scale * logits + (1.0 - scale) * reference[0]
+                    codes.append(self.choice.draw(logits, mine[:, t]))
                 drawn.append(torch.stack(codes, 1))
         return torch.cat(drawn, 1).view(rows, *self.shape)
 

@@ -16,6 +16,7 @@ from gensys.core import Batch, Codec, Codes
 from gensys.engine.checkpoint import newest
 from gensys.noise import Noise, Stream
 from gensys.systems.vq_vae import vq_vae
+from gensys.systems.vq_vae_2 import vq_vae_2
 
 IDS = torch.arange(6)
 QUANTISERS = {
@@ -55,6 +56,25 @@ def test_codes_decode_to_what_the_loss_compares(kind, shape):
     assert model.sample({}, Noise(3, IDS)).shape == (6, *shape)
 
 
+def test_two_grids_of_codes_decode_to_what_the_loss_compares():
+    torch.manual_seed(0)
+    model = vq_vae_2((1, 16, 24), EmaQuantiser(16, 4), EmaQuantiser(16, 3), width=8)
+    batch = data((1, 16, 24))
+    model.loss(batch, Noise(0, IDS), "model").total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    model.eval()
+    codes = model.encode(batch.x)
+    assert (codes.grids, codes.indices.shape) == (((2, 3), (4, 6)), (6, 30))
+    loss = model.loss(batch, Noise(0, IDS), "model")
+    error = (model.decode(codes.mode) - batch.x).square().mean()
+    torch.testing.assert_close(loss.terms["reconstruction"], error.detach(), rtol=1e-4, atol=1e-6)
+    assert model.sample({}, Noise(3, IDS)).shape == (6, 1, 16, 24)
+    with pytest.raises(ValueError, match="vectors have no coarser grid, take vq_vae"):
+        vq_vae_2((7,), EmaQuantiser(16, 4), EmaQuantiser(16, 4))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        vq_vae_2((1, 12, 16), EmaQuantiser(16, 4), EmaQuantiser(16, 4))
+
+
 def test_samples_are_decoded_uniform_codes_of_their_own_rows():
     torch.manual_seed(0)
     model = vq_vae((1, 16, 16), VectorQuantiser(16, 4), width=8)
@@ -92,20 +112,29 @@ from gensys.engine.loop import Budget, Settings, train
 from gensys.engine.optim import Optim
 from gensys.engine.parallel import World
 from gensys.noise import Noise, Stream
+from gensys.systems.vq_prior import vq_prior
 from gensys.systems.vq_vae import vq_vae
+from gensys.systems.vq_vae_2 import vq_vae_2
 
-folder, rank, size = Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder, kind, rank, size = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 torch.set_num_threads(1)
 if size > 1:
     dist.init_process_group("gloo", init_method=f"file://{folder}.wires", rank=rank, world_size=size)
 world = World(rank, size)
 torch.manual_seed(0)
-model = vq_vae((6,), EmaQuantiser(12, 3, decay=0.8, revive=0.5), width=16, depth=1)  # splits at many steps
+book = lambda: EmaQuantiser(12, 3, decay=0.8, revive=0.5)  # splits at many steps
+shape, model = {
+    "vq_vae": lambda: ((6,), vq_vae((6,), book(), width=16, depth=1)),
+    "vq_vae_2": lambda: ((1, 4, 4), vq_vae_2((1, 4, 4), book(), book(), width=8, depth=1)),
+    "vq_prior": lambda: ((5,), vq_prior([(1,), (4,)], 9, (5,), classes=3, width=8, depth=1, heads=2)),
+}[kind]()
 settings = Settings(32, Budget(images=32 * 25), Optim(warmup=5), precision="fp32", save_every=1e9, parts=4)
 
 def batch(step):
     rows = world.share(order.rows(0, step, 32, 1000), 4)
-    return Batch(Noise(1, rows).normal((6,), Stream.EPS), {}, rows)
+    noise = Noise(1, rows)
+    x = (noise.uniform(shape, Stream.EPS) * 9).long() if kind == "vq_prior" else noise.normal(shape, Stream.EPS)
+    return Batch(x, {"label": rows % 3}, rows)
 
 train(model, batch, settings, folder, world=world)
 if size > 1:
@@ -113,19 +142,24 @@ if size > 1:
 """
 
 
+BOOKS = {"vq_vae": ["quantiser."], "vq_vae_2": ["quantiser.top.", "quantiser.bottom."], "vq_prior": []}
+
+
 @pytest.mark.slow
-def test_two_processes_keep_the_codebook_of_one_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("kind", BOOKS)
+def test_two_processes_keep_the_codebook_of_one_bit_for_bit(tmp_path, kind):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     crew = []
     for size in (1, 2):
         folder = tmp_path / str(size)
         folder.mkdir()
         crew += [
-            subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), str(rank), str(size)], env=environment)
+            subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder), kind, str(rank), str(size)], env=environment)
             for rank in range(size)
         ]
     assert [process.wait(timeout=120) for process in crew] == [0, 0, 0]
     one, two = (load_file(newest(tmp_path / str(size) / "checkpoints") / "model.safetensors") for size in (1, 2))
-    assert {"quantiser.counts", "quantiser.sums", "quantiser.begun"} < one.keys()
-    assert one["quantiser.begun"].item() == 1
+    for book in BOOKS[kind]:
+        assert {book + "counts", book + "sums"} < one.keys()
+        assert one[book + "begun"].item() == 1
     assert all(torch.equal(value, two[name]) for name, value in one.items())
