@@ -22,7 +22,8 @@ from gensys.families.diffusion import BY_ROW, Diffusion
 from gensys.families.latent import Latent
 from gensys.kernels.linear import frozen
 from gensys.noise import Noise, Stream
-from gensys.targets import Prediction, recover
+from gensys.solvers.dopri5 import dopri5
+from gensys.targets import Boundary, Prediction, recover
 from gensys.times import on
 
 __all__ = ["from_partial", "inpaint", "invert"]
@@ -43,6 +44,11 @@ def invert(model: Generative, x: Tensor, cond: Cond) -> Tensor:
     Song, Meng and Ermon, 2020, "Denoising diffusion implicit models", arXiv:2010.02502, section 4.3.
     """
     inner = _inner(model)
+    if isinstance(inner.denoiser.target, Boundary):
+        raise ValueError(
+            "'model' is a consistency model, which jumps to the data and has no probability flow to walk up: invert "
+            "with the path model that it was made from"
+        )
     if isinstance(model, Latent):
         x = model.embed(x)
     _require("x", x, inner.shape)
@@ -118,6 +124,11 @@ def inpaint(
         drawn = inpaint(inner, z, _shrunk(mask, z), cond, noise, resamplings=resamplings)
         return torch.where(mask, known, model.decode(drawn))
     _require("known", known, inner.shape)
+    if inner.sampler.solver is dopri5:
+        raise ValueError(
+            "'model' samples with dopri5, which chooses its own steps, and known elements are put in after every step "
+            "of the grid: take a solver of fixed steps, such as ddim"
+        )
     with frozen():
         return _repaint(inner, known, mask, cond, noise, resamplings)
 

@@ -23,6 +23,7 @@ from gensys.paths import EDM, VP, Cosine, Linear, expand
 from gensys.solvers import (
     ancestral,
     ddim,
+    dopri5,
     dpmpp_2m,
     euler_maruyama,
     heun,
@@ -259,6 +260,14 @@ def test_what_cannot_be_edited_is_refused():
     for strength in (0.0, -0.1, 1.01, math.nan):
         with pytest.raises(ValueError, match=r"'strength' must lie in \(0, 1\], got .*1 starts from noise"):
             from_partial(model, x, {}, noise, strength)
+    jumping = Diffusion(
+        Denoiser(MLP(3, width=16), EDM(), targets.Landing(targets.velocity, EDM()(0.002))), (3,),
+        sampler=Sampler(multistep_consistency, (1.0, 0.3, 0.0)),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"'model' is a consistency model, which .*has no probability flow"):
+        invert(jumping, X.float(), {})
+    with pytest.raises(ValueError, match="'model' samples with dopri5, which chooses its own steps"):
+        inpaint(noted(sampler=Sampler(dopri5)), X.float(), torch.ones(6, 3, dtype=torch.bool), {}, Noise(0, IDS))
     with pytest.raises(ValueError, match="'resamplings' must be at least 1, got 0"):
         inpaint(model, x, some, {}, noise, resamplings=0)
     with pytest.raises(ValueError, match=r"'mask' must be bool, true where .*got torch.float32: try mask > 0.5"):
