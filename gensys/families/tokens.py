@@ -105,6 +105,11 @@ class Tokens(Generative):
         """What the networks take, and "guidance" and "seed" row by row; see `sample`."""
         return BY_ROW.union(*(net.conditions for net in self._nets()))
 
+    @property
+    def evaluations(self) -> int:
+        """A pass for every code, of one place each."""
+        return math.prod(self.shape) * (1 if self.choice.guidance == 1.0 else 2)
+
     def grids(self, x: Tensor) -> Sequence[Tensor]:
         """(B, *shape) -> the codes of each grid, (B, T). Raises ValueError for another shape or what are no codes."""
         if tuple(x.shape[1:]) != self.shape or x.is_floating_point():

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from gensys.core import Batch, HasLikelihood
 from gensys.families.tokens import Choice, Tokens
-from gensys.nn.gpt import GPT
+from gensys.nn.gpt import GPT, Decoding
 from gensys.noise import Noise, Stream
 from gensys.systems.vq_prior import vq_prior
 
@@ -172,6 +172,18 @@ def test_training_reaches_the_entropy_of_a_markov_source_and_does_not_pass_it():
     drawn = model.eval().sample({}, Noise(1, torch.arange(20_000)))
     pairs = torch.bincount((drawn[:, :-1] * K + drawn[:, 1:]).flatten(), minlength=K * K).view(K, K).double()
     torch.testing.assert_close(pairs / pairs.sum(1, keepdim=True), transition, rtol=0, atol=0.02)
+
+
+def test_evaluations_are_the_steps_of_decoding(monkeypatch):
+    model, calls = wild(), []
+    monkeypatch.setattr(
+        "gensys.nn.gpt.Decoding.next", lambda self, code, inner=Decoding.next: calls.append(0) or inner(self, code)
+    )
+    for scale in (1.0, 2.0):
+        model.choice = Choice(guidance=scale)
+        calls.clear()
+        model.sample(labels(1, 2), Noise(0, torch.arange(2)))
+        assert len(calls) == model.evaluations
 
 
 def test_labels_are_dropped_in_training_alone():
