@@ -140,10 +140,13 @@ class GPT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if min(size, width, depth, heads, *grid) < 1:
+            raise ValueError(
+                f"'size', 'width', 'depth', 'heads' and 'grid' must be at least 1, got {size}, {width}, {depth}, "
+                f"{heads} and {grid}"
+            )
         if width % heads:
             raise ValueError(f"'width' must be a multiple of 'heads' ({heads}), got {width}")
-        if min(size, depth, *grid) < 1:
-            raise ValueError(f"'size', 'depth' and all of 'grid' must be at least 1, got {size}, {depth} and {grid}")
         if odd := [other for other in coarser if len(other) != len(grid)]:
             raise ValueError(f"'coarser' must be grids of {len(grid)} axes as 'grid' {grid}, got {odd[0]}")
         self.size, self.tokens, self.width, self.heads = size, math.prod(grid), width, heads

@@ -19,8 +19,8 @@ def vq_prior(
     temperature: float = 1.0,  # what logits are divided by in sampling; below 1: likelier, less diverse; 0 = likeliest
     top_k: int = 0,  # codes are drawn from the k likeliest; 0 = from all
     top_p: float = 1.0,  # codes are drawn from the likeliest that have this probability together
-    guidance: float = 1.0,  # 1 = the conditional model; more follows the label more closely
-    training: Training = Training(batch=64, budget="150k", lr=1e-3),  # noqa: B008 - a frozen value
+    guidance: float = 2.0,  # 1 = the conditional model; more follows the label more closely
+    training: Training = Training(batch=32, budget="40k", lr=1.5e-3),  # noqa: B008 - a frozen value
 ) -> Run:
     """A transformer draws the codes of a VQ-VAE or VQ-VAE-2 one after another, and its decoder makes them data.
 

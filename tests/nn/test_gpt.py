@@ -116,5 +116,7 @@ def test_sizes_that_do_not_fit_are_refused():
         GPT(K, (4,), width=16, heads=3)
     with pytest.raises(ValueError, match=r"'coarser' must be grids of 2 axes as 'grid' \(4, 4\), got \(4,\)"):
         GPT(K, (4, 4), coarser=[(4,)])
-    with pytest.raises(ValueError, match=r"at least 1, got 7, 4 and \(0, 4\)"):
+    with pytest.raises(ValueError, match=r"at least 1, got 7, 128, 4, 4 and \(0, 4\)"):
         GPT(K, (0, 4))
+    with pytest.raises(ValueError, match="at least 1, got 7, 128, 4, 0 and"):
+        GPT(K, (4,), heads=0)
