@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from gensys.catalogue import comments, source_of
-from gensys.data.place import Where, is_url
+from gensys.data.where import Where, is_url
 from gensys.errors import ConfigError
 from gensys.run import nearest, recipes
 from gensys.run_folder import RunFolder

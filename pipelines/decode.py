@@ -16,8 +16,8 @@ import torch
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, device, fill
 
 from gensys.core import Generative, InLatents
-from gensys.data.place import Where, is_url, resolved
 from gensys.data.store import ArraySpec, Store
+from gensys.data.where import Where, is_url, resolved
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, RunError
 from gensys.pictures import grid, save_png, to_uint8

@@ -17,10 +17,10 @@ from gensys.core import Codec, Codes, Posterior
 from gensys.data.encoding import Encode, Encoding, encode_block, encode_shard, plan, recover, tidy
 from gensys.data.joined import Joined, by_aspect
 from gensys.data.joined_latents import join
-from gensys.data.place import Where, inside, resolved
 from gensys.data.quarantine import check_quarantine, told
 from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
+from gensys.data.where import Where, inside, resolved
 from gensys.errors import RunError
 from gensys.progress import Screen
 from gensys.run import Spec

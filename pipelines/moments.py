@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gensys.data.place import Where, inside, open_place
+from gensys.data.place import open_place
 from gensys.data.store import ArraySpec, Store
+from gensys.data.where import Where, inside
 from gensys.errors import StoreError
 from gensys.evaluate.classifier import WIDTH, features, saved
 from gensys.evaluate.frechet import Moments

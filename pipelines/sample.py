@@ -22,9 +22,9 @@ from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_s
 
 from gensys.core import Generative, InLatents
 from gensys.data.arrays import Arrays
-from gensys.data.place import Where, resolved
 from gensys.data.sample_table import SampleTable, read_sample_table
 from gensys.data.store import ArraySpec, Store
+from gensys.data.where import Where, resolved
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, DataError
 from gensys.noise import Noise

@@ -125,6 +125,7 @@ def test_commands_are_in_the_order_of_work():
         "decode",
         "reflow",
         "evaluate",
+        "compare",
         "report",
         "verify",
         "data",

@@ -9,7 +9,7 @@ import click
 
 from gensys.arguments import StorePlace
 from gensys.commands.wording import combined, number
-from gensys.data.place import Where
+from gensys.data.where import Where
 from gensys.terminal import Answer, Commands, answering, columns, quoted, size
 
 _CLASSES, _REASONS = 20, 10  # that are shown to a person; --json has all

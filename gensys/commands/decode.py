@@ -7,7 +7,7 @@ import click
 from gensys.arguments import StorePlace
 from gensys.commands.options import out_option, quiet_option, screen, workers_option
 from gensys.commands.wording import next_verb, store_answer
-from gensys.data.place import Where, beside
+from gensys.data.where import Where, beside
 from gensys.terminal import Answer, answering, keeping, quoted
 
 

@@ -18,7 +18,7 @@ from gensys.commands.options import (
     workers_option,
 )
 from gensys.commands.wording import facts, store_answer
-from gensys.data.place import Where, resolved
+from gensys.data.where import Where, resolved
 from gensys.run_folder import RunFolder
 from gensys.terminal import Answer, answering, keeping, quoted
 

@@ -19,7 +19,7 @@ from gensys.commands.options import (
     workers_option,
 )
 from gensys.commands.wording import next_verb, store_answer
-from gensys.data.place import Where
+from gensys.data.where import Where
 from gensys.run_folder import RunFolder
 from gensys.terminal import Answer, answering, keeping, quoted
 

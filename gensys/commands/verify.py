@@ -8,7 +8,7 @@ import click
 
 from gensys.arguments import StorePlace
 from gensys.commands.wording import combined
-from gensys.data.place import Where, resolved
+from gensys.data.where import Where, resolved
 from gensys.terminal import Answer, answering, quoted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gensys.data.place import Where, is_url, resolved
+from gensys.data.where import Where, is_url, resolved
 from gensys.terminal import Answer, columns, duration, quoted, size
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ table.py    .csv: vectors
 quarantine.py  rows that cannot be read: how many may be, and what is told of them
 order.py    the training order, a pure function of (seed, position)
 store.py    the sharded Zarr store: one atomic, repeatable commit per shard
+where.py    paths and URLs of stores
 layout.py   how that store lies on the disk
 verify.py   what can be wrong with it
 latents.py  a store of latents as a source

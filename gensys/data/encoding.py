@@ -36,9 +36,10 @@ from gensys.data.channel_moments import MIRROR, MOMENTS, moments_spec, shard_mom
 from gensys.data.latents import DIGESTED, Normalisation, columns, create_latents, latent_arrays, seal_latents
 from gensys.data.layout import GROUP, ArraySpec, shard_bytes
 from gensys.data.manifest import GOOD, Manifest
-from gensys.data.place import Where, beside, is_url, open_place
+from gensys.data.place import open_place
 from gensys.data.source import Source
 from gensys.data.store import Store
+from gensys.data.where import Where, beside, is_url
 from gensys.durable import exchange, explained, sync_directory
 from gensys.errors import OtherStoreError, StoreError
 from gensys.noise import Noise

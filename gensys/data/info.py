@@ -9,9 +9,9 @@ import numpy as np
 from gensys.data.channel_moments import MIRROR
 from gensys.data.latents import states
 from gensys.data.manifest import STATES, from_bytes
-from gensys.data.place import Where, is_url, resolved
 from gensys.data.store import KEY, Store
 from gensys.data.text import text_path
+from gensys.data.where import Where, is_url, resolved
 
 __all__ = ["describe"]
 

@@ -20,8 +20,9 @@ from gensys.data.latents import LatentSource, Normalisation
 from gensys.data.layout import GROUP
 from gensys.data.members import KEY, damaged, is_joined, members
 from gensys.data.pairs import Pairs
-from gensys.data.place import Where, inside, is_url, open_place
+from gensys.data.place import open_place
 from gensys.data.source import Source
+from gensys.data.where import Where, inside, is_url
 from gensys.durable import explained
 from gensys.durable import replace as put
 from gensys.errors import RunError, StoreError

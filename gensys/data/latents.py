@@ -27,10 +27,10 @@ from torch import Tensor
 from gensys.core import Batch, Codes, Posterior
 from gensys.data.channel_moments import MIRROR, MOMENTS, merged, moments_spec, shard_moments, stored_moments
 from gensys.data.manifest import GOOD, STATES, Manifest, from_bytes
-from gensys.data.place import is_url
 from gensys.data.source import Source, check_rows, digests_of
 from gensys.data.store import ArraySpec, Store
 from gensys.data.text import Texts, text_path
+from gensys.data.where import is_url
 from gensys.errors import DataError, StoreError
 from gensys.noise import Noise, Stream
 

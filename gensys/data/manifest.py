@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gensys.data.place import Where
 from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
+from gensys.data.where import Where
 from gensys.errors import StoreError
 
 __all__ = ["GOOD", "QUARANTINED", "REMOVED", "STATES", "Manifest", "found_in", "from_bytes", "names_of", "to_bytes"]

@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 from gensys.data.layout import GROUP
-from gensys.data.place import Where, inside, open_place
+from gensys.data.place import open_place
+from gensys.data.where import Where, inside
 from gensys.errors import StoreError
 
 __all__ = ["KEY", "damaged", "is_joined", "members", "stores_in"]

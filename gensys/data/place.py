@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from gensys.data.layout import ATTEMPTS
+from gensys.data.where import Where
 from gensys.durable import digest_file, link, link_or_copy, publish_directory, sync_directory, write
 from gensys.errors import StoreError
 
-__all__ = ["LocalPlace", "Place", "Where", "beside", "inside", "is_url", "open_place", "resolved"]
-
-Where = str | Path
-"""Where a store is: a path of this machine, or a URL, which stays a text."""
+__all__ = ["LocalPlace", "Place", "open_place"]
 
 _TRIES = 10  # drafts that may be swept away one after the other: whoever seals sweeps twice
 _SCHEMES = ("s3", "gs", "az")
@@ -90,28 +88,6 @@ class Place(Protocol):
     def clear(self) -> None:
         """Take all away, if anything is here. What a process leaves that is killed meanwhile is no whole store."""
         ...
-
-
-def is_url(where: Where) -> bool:
-    """Whether it is that of a store in a bucket."""
-    return "://" in str(where)
-
-
-def resolved(where: Where) -> str:
-    """What means the same to a process in another directory: a path from the root; a URL as it is."""
-    return str(where) if is_url(where) else str(Path(where).resolve())
-
-
-def beside(where: Where, name: str) -> Where:
-    """What lies in the same folder, or in the same bucket, under this last name."""
-    if is_url(where):
-        return f"{str(where).rstrip('/').rpartition('/')[0]}/{name}"
-    return Path(where).with_name(name)
-
-
-def inside(where: Where, name: str) -> Where:
-    """What lies below, under this name."""
-    return f"{str(where).rstrip('/')}/{name}" if is_url(where) else Path(where) / name
 
 
 def open_place(where: Where) -> Place:

@@ -17,11 +17,11 @@ from gensys.data.arrays import open_array
 from gensys.data.decode import SUFFIXES
 from gensys.data.folder import open_folder
 from gensys.data.joined_latents import open_latents
-from gensys.data.place import is_url
 from gensys.data.source import Source, image_shape, is_test, split
 from gensys.data.table import open_table
 from gensys.data.toys import TOYS
 from gensys.data.webdataset import open_tars
+from gensys.data.where import is_url
 from gensys.errors import DataError
 
 __all__ = ["NAMED", "Source", "image_shape", "is_test", "open_source", "split"]

@@ -160,7 +160,8 @@ def train(
                     values = _numbers(terms, state, bad)
                     log.write(state.step, {**values, "lr": lr, **clocks})
                     if watch:
-                        watch(Progress(state, fraction, values.get("loss", float("nan"))))
+                        shown_loss = values.get("loss", values.get(f"{model.players[-1]}/loss", math.nan))
+                        watch(Progress(state, fraction, shown_loss))
                 if int(fraction * settings.snapshots) > kept:  # before saving: a run never goes on beyond a lost one
                     kept = int(fraction * settings.snapshots)
                     weights = {width: whole_tensors(p.state_dict(), keep=chief) for width, p in profiles.items()}
