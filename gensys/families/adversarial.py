@@ -11,8 +11,9 @@ Goodfellow et al., 2014, "Generative adversarial networks", arXiv:1406.2661; con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ class Adversarial(Generative):
 
     turns: of the critic, each on fresh rows, for one of the generator. penalty: on the critic. clip: the weights of the
     critic are kept in [-clip, clip] (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1). instance: noise on all that
-    the critic sees.
+    the critic sees. regulariser: (generator, z, cond, noise) -> what is added to the generator's loss; its buffers, if it
+    has any, are the model's.
 
     The terms of the critic's log: its loss without penalty, the mean scores of data and samples, the penalty.
     """
@@ -61,6 +63,7 @@ class Adversarial(Generative):
         penalty: Penalty | None = None,
         clip: float | None = None,
         instance: InstanceNoise | None = None,
+        regulariser: Callable[[Any, Tensor, Cond, Noise], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if turns < 1:
@@ -69,6 +72,7 @@ class Adversarial(Generative):
             raise ValueError(f"'clip' must be positive, or None for weights of any size, got {clip}")
         self.generator, self.critic, self.latent, self.game = generator, critic, latent, game
         self.penalty, self.clip, self.instance = penalty, clip, instance
+        self.regulariser = regulariser
         self.players = ("critic",) * turns + ("generator",)
 
     @property
@@ -108,7 +112,12 @@ class Adversarial(Generative):
             fake = self.instance.on_fake(fake, noise)
         with frozen(self.critic):
             total = self.game.generator(self.critic(fake, batch.cond))
-        return Loss(total, {"loss": total.detach()})
+        terms = {"loss": total.detach()}
+        if self.regulariser is not None:
+            z = noise.normal(self.latent, Stream.EPS)
+            penalty = self.regulariser(self.generator, z, batch.cond, noise)
+            total, terms = total + penalty, terms | {"penalty": penalty.detach()}
+        return Loss(total, terms)
 
     def _generate(self, cond: Cond, noise: Noise, stream: Stream) -> Tensor:
         return self.generator(noise.normal(self.latent, stream), cond, noise)
