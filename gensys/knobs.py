@@ -23,6 +23,7 @@ from gensys.guidance import Guidance
 from gensys.nn.dit import DiT
 from gensys.nn.mlp import MLP
 from gensys.nn.unet import UNet
+from gensys.objectives.penalties import R1, Lazy, Penalty
 from gensys.paths import Discrete, Path
 from gensys.run import budget_of
 from gensys.solvers import (
@@ -61,7 +62,7 @@ from gensys.times import (
     uniform,
 )
 
-__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Rivals", "Sampling", "Times", "Training"]
+__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Rivals", "Sampling", "Styles", "Times", "Training"]
 
 SolverName = Literal[
     "ancestral", "churn", "ddim", "dopri5", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "euler",
@@ -142,6 +143,31 @@ class Rivals:
             clip=math.inf,
             paces=(("critic", self.pace),),
         )
+
+
+@dataclass(frozen=True)
+class Styles:
+    """The players of a style-based game, and how they learn."""
+
+    latent: int = 64  # numbers that a sample is made of
+    styles: int = 64  # numbers of a style, w
+    mapping: int = 4  # layers from latents to styles
+    width: int = 16  # channels at the full resolution, doubled at each half after that
+    most: int = 64  # channels at any resolution, at most
+    mixing: float = 0.9  # probability that a sample has two styles in training
+    truncation: float = (
+        1.0  # psi: samples' distance from the mean style is so many times as large; below 1: less varied
+    )
+    r1: float = 1.0  # weight of the squared gradient of the critic at data; 0 = none
+    every: int = 16  # steps from one R1 penalty to the next, which is so many times as large
+    pace: float = 1.0  # learning rate of the critic, in multiples of the generator's
+
+    def settings(self, training: Training) -> Settings:
+        """For the loop, as other games have it; without momentum, as in all of StyleGAN."""
+        return Rivals(pace=self.pace, momentum=0.0).settings(training)
+
+    def penalty(self) -> Penalty | None:
+        return Lazy(R1(self.r1), self.every) if self.r1 else None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ SMALL = {
     **{"data": "images", "size": "16", "net": "dit", "patch": "4", "width": "16", "depth": "2", "heads": "2"},
     **{"batch": "8", "precision": "fp32", "steps": "2"},
 }
+STYLES = {"data": "images", "size": "16", "width": "4", "most": "8", "mapping": "2", "latent": "8", "batch": "8"}
 TINY = {
     "dit": {"data": "latents", "patch": "4", "batch": "8", "steps": "2", "precision": "fp32", "guidance": "2.0"},
     "edm": {
@@ -85,6 +86,9 @@ TINY = {
     "iaf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "1", "batch": "8"},
     "maf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "2", "batch": "8"},
     "nsf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "1", "bins": "3", "batch": "8"},
+    "stylegan": STYLES,
+    "stylegan2": STYLES,
+    "stylegan3": STYLES,
     "realnvp": {"data": "images", "size": "8", "width": "8", "batch": "8"},
 }
 

@@ -46,8 +46,8 @@ class Adversarial(Generative):
 
     turns: of the critic, each on fresh rows, for one of the generator. penalty: on the critic. clip: the weights of the
     critic are kept in [-clip, clip] (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1). instance: noise on all that
-    the critic sees. regulariser: (generator, z, cond, noise) -> what is added to the generator's loss; its buffers, if it
-    has any, are the model's.
+    the critic sees. regulariser: (generator, z, cond, noise) -> what is added to the generator's loss; its buffers, if
+    it has any, are the model's.
 
     The terms of the critic's log: its loss without penalty, the mean scores of data and samples, the penalty.
     """

@@ -37,9 +37,7 @@ class Mapping(nn.Module):
         self.latent, self.width, self.classes, self.decay = latent, width, classes, decay
         self.label = LabelEmbedding(classes, latent) if classes else None
         sizes = [latent * (2 if classes else 1), *[width] * depth]
-        self.layers = nn.ModuleList(
-            EqualLinear(inputs, outputs, rate=0.01) for inputs, outputs in pairwise(sizes)
-        )
+        self.layers = nn.ModuleList(EqualLinear(inputs, outputs, rate=0.01) for inputs, outputs in pairwise(sizes))
         self.register_buffer("mean", torch.zeros(width))
 
     mean: Tensor

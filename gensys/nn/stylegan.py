@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from gensys.nn.equalised import EqualLinear, leaky
 from gensys.nn.fir import BINOMIAL, Resample
 
-__all__ = ["AdaptiveLayer", "Constant", "ModulatedLayer", "StyleSynthesis", "ToImage", "levels_of", "modulated"]
+__all__ = [
+    "AdaptiveLayer",
+    "Constant",
+    "ModulatedLayer",
+    "StyleSynthesis",
+    "ToImage",
+    "levels_of",
+    "modulated",
+    "pyramid",
+]
 
 START = 4  # side of the learned constant
 
@@ -34,6 +43,12 @@ def levels_of(shape: Sequence[int]) -> int:
     if len(shape) != 3 or shape[1] != side or levels < 0 or START * 2**levels != side:
         raise ValueError(f"'shape' must be (C, side, side), side = 4, 8, 16, ..., got {tuple(shape)}")
     return levels
+
+
+def pyramid(shape: Sequence[int], finest: int, most: int) -> tuple[int, ...]:
+    """Channels at each resolution from 4 x 4 on: `finest` at the image's, doubled at each half, `most` at most."""
+    levels = levels_of(shape)
+    return tuple(min(finest * 2 ** (levels - k), most) for k in range(levels + 1))
 
 
 def modulated(
