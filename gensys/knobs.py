@@ -155,9 +155,7 @@ class Styles:
     width: int = 16  # channels at the full resolution, doubled at each half after that
     most: int = 64  # channels at any resolution, at most
     mixing: float = 0.9  # probability that a sample has two styles in training
-    truncation: float = (
-        1.0  # psi: samples' distance from the mean style is so many times as large; below 1: less varied
-    )
+    truncation: float = 1.0  # how far from the mean style samples are, relative to training; below 1: less varied
     r1: float = 1.0  # weight of the squared gradient of the critic at data; 0 = none
     every: int = 16  # steps from one R1 penalty to the next, which is so many times as large
     pace: float = 1.0  # learning rate of the critic, in multiples of the generator's

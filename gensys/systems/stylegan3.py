@@ -34,7 +34,7 @@ def stylegan3(
 ) -> Adversarial:
     """Images of `shape`, (C, side, side). channels: of the critic at each resolution from 4 x 4 on; the generator has
     the last one's at the band of the image, inversely more at lower ones, up to the most. styles: numbers of w. depth:
-    layers of the mapping. layers: of the synthesis network. rotations: version R instead of T. penalty: on the critic."""
+    layers of the mapping. layers: of the synthesis network. rotations: version R, not T. penalty: on the critic."""
     mapping = Mapping(latent, styles, depth=depth, classes=classes)
     synthesis = AliasFreeSynthesis(
         shape, styles, layers=layers, base=channels[-1] * shape[-1], most=max(channels), rotations=rotations
