@@ -85,6 +85,13 @@ class ResidualCritic(nn.Module):
         self.score = EqualLinear(last, last if classes else 1)
         self.label = LabelEmbedding(classes, last) if classes else None
 
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the stages make of images, from fine to coarse: each row's its own."""
+        found = [leaky(self.entry(x))]
+        for stage in self.stages:
+            found.append(stage(found[-1]))
+        return found[1:]
+
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
         y = leaky(self.entry(x))
         for stage in self.stages:
