@@ -207,7 +207,7 @@ def equivariance(net, whole=True):
 
 
 def test_version_3_moves_with_its_input_and_version_2_does_not():
-    """Of untrained weights, at one contrast: what version 2 makes is smooth then, and moves better than when trained."""
+    """Of untrained weights, at one contrast: what version 2 makes is smooth then, which hides what its layers do."""
     of = {version: synthesis(version, 32) for version in ("2", "3t", "3r")}
     before = equivariance(of["2"])
     assert before < 25.0
