@@ -12,7 +12,7 @@ from gensys.nn.equalised import EqualConv, EqualLinear
 from gensys.nn.mapping import Mapping, StyleGenerator
 from gensys.nn.residual_critic import ResidualCritic, group_deviation
 from gensys.nn.stylegan import AdaptiveLayer, Constant, ModulatedLayer, StyleSynthesis, levels_of, modulated, pyramid
-from gensys.nn.stylegan3 import AliasFreeSynthesis, FourierInput, bands
+from gensys.nn.stylegan3 import AliasFreeLayer, AliasFreeSynthesis, Band, FourierInput, bands
 from gensys.noise import Noise, Stream
 
 WIDTH = 8
@@ -183,6 +183,22 @@ def test_bands():
     assert all(band.cutoff == pytest.approx(128.0) for band in plan[-3:])
     assert [band.critical for band in plan] == [False] * 12 + [True] * 3
     assert all(band.cutoff + band.half_width >= band.rate / 2 for band in plan)
+
+
+@pytest.mark.parametrize("radial", [False, True])
+def test_the_rectifier_leaves_no_folded_harmonics(radial):
+    """A wave of period 3.5 samples: its harmonics are above half the rate, and without the filters they come back as
+    periods of 7 / 3 and 7 samples. The wave and its mean are all that stays."""
+    torch.manual_seed(0)
+    band = Band(side=36, rate=16, cutoff=2.0, half_width=6.0, channels=1, critical=False)
+    layer = AliasFreeLayer(band, band, WIDTH, kernel=1, radial=radial, exit=False)
+    wave = torch.sin(2 * math.pi / 3.5 * torch.arange(36)).expand(1, 1, 36, 36)
+    with torch.no_grad():
+        y = layer(wave, torch.randn(1, WIDTH))[0, 0, 18, 7:28]  # where no filter reaches the border: 6 periods
+    power = torch.fft.rfft(y.double()).abs().square()
+    assert float(power[0]) > 0.1 * float(power[6])
+    others = power.sum() - power[0] - power[6]
+    assert float(others) < 1e-4 * float(power[6])
 
 
 def test_running_power_makes_features_of_unit_variance():
