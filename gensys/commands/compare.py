@@ -34,10 +34,10 @@ from gensys.terminal import Answer, answering, columns, keeping, quoted
 def compare(
     run: Path, data: str, budget: str, families: str, seeds: int, samples: int, workers: int, quiet: bool
 ) -> Answer:
-    """Train every family on the same data for the same time, and measure.
+    """Measure every family on the same data.
 
-    Likelihood, quality, coverage, speed and stability of VAEs, VQ models, GANs, flows, diffusion and flow matching: one
-    table and a page of plots. What is finished is not redone; --workers runs are trained side by side.
+    Trained for the same time, each from several seeds: likelihood, quality, coverage, speed and stability of VAEs, VQ
+    models, GANs, flows, diffusion and flow matching, in one table and a page of plots. What is finished is not redone; --workers runs are trained side by side.
     """
     from gensys.pipelines.compare import CONTENDERS, Plan
     from gensys.pipelines.compare import compare as pipeline
