@@ -89,6 +89,11 @@ TINY = {
     "stylegan": STYLES,
     "stylegan2": STYLES,
     "stylegan3": STYLES,
+    **dict.fromkeys(
+        ("gan", "cgan", "wgan", "wgan_gp"),
+        {"data": "images", "size": "16", "width": "8", "depth": "2", "latent": "4", "turns": "1", "batch": "8"}
+        | {"precision": "fp32"},
+    ),
     "realnvp": {"data": "images", "size": "8", "width": "8", "batch": "8"},
 }
 
