@@ -90,10 +90,14 @@ TINY = {
     "stylegan2": STYLES,
     "stylegan3": STYLES,
     **dict.fromkeys(
-        ("gan", "cgan", "wgan", "wgan_gp"),
+        ("gan", "wgan", "wgan_gp"),
         {"data": "images", "size": "16", "width": "8", "depth": "2", "latent": "4", "turns": "1", "batch": "8"}
         | {"precision": "fp32"},
     ),
+    "cgan": {
+        **{"data": "images", "size": "16", "width": "8", "depth": "2", "latent": "4", "batch": "8"},
+        **{"game": "non_saturating", "precision": "fp32"},
+    },
     "realnvp": {"data": "images", "size": "8", "width": "8", "batch": "8"},
 }
 

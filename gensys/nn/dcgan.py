@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import register_parametrization
 
 from gensys.core import Cond
 from gensys.nn.linear import Linear
@@ -83,10 +84,10 @@ class Critic(nn.Module):
     """(x, cond) -> scores (B,). body: x -> (B, features), with as many more channels as numbers are given if they are
     concatenated instead of projected."""
 
-    def __init__(self, body: nn.Module, features: int, given: Given, *, projection: bool) -> None:
+    def __init__(self, body: nn.Module, features: int, given: Given, *, projection: bool, offset: bool) -> None:
         super().__init__()
         self.body, self._given = body, given
-        self.score = Linear(features, 1)
+        self.score = Linear(features, 1, bias=offset)
         self.projection = Linear(given.numbers, features, bias=False) if projection and given.numbers else None
         if self.projection is not None:
             nn.init.normal_(self.projection.weight, std=features**-0.5)  # |V y| = 1: no louder than psi
@@ -104,6 +105,13 @@ class Critic(nn.Module):
         return score.to(x.dtype)
 
 
+class _Unit(nn.Module):
+    """A matrix of one row over its length, which is its norm: there is nothing to iterate."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / weight.norm()
+
+
 def spectral(net: nn.Module) -> nn.Module:
     """Divide every weight of `net`, in place, by its largest singular value, found by one power iteration a pass.
 
@@ -112,7 +120,10 @@ def spectral(net: nn.Module) -> nn.Module:
     """
     for module in list(net.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
-            spectral_norm(module)
+            if module.weight.shape[0] == 1:
+                register_parametrization(module, "weight", _Unit())
+            else:
+                spectral_norm(module)
     return net
 
 
@@ -155,12 +166,14 @@ def critic(
     projection: bool = True,
     normalised: bool = False,
     dropout: float = 0.0,
+    offset: bool = True,
 ) -> Critic:
     """The untrained critic of data of `shape`, (C, H, W) or (D,).
 
     width, depth: for images, channels after the first convolution and how often the resolution is halved and the
     channels are doubled; hidden units and layers for vectors. normalised: whether all weights have a `spectral` norm of
-    1. dropout: the probability that a feature is left out, in every layer but the first, in training.
+    1. dropout: the probability that a feature is left out, in every layer but the first, in training. offset: whether
+    scores have one that is learnt; it has no gradient where only differences of scores count.
     """
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"'dropout' must lie in [0, 1), got {dropout}")
@@ -178,7 +191,7 @@ def critic(
         layers += [layer, nn.LeakyReLU(_SLOPE)]
         if dropout and k:
             layers.append(nn.Dropout(dropout))
-    net = Critic(nn.Sequential(*layers, nn.Flatten()), features, given, projection=projection)
+    net = Critic(nn.Sequential(*layers, nn.Flatten()), features, given, projection=projection, offset=offset)
     if normalised:
         spectral(net)
     return net

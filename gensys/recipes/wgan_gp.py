@@ -13,6 +13,7 @@ def wgan_gp(
     data: str = "mnist",  # images, vectors, or a store of latents
     size: int = 32,  # side to which encoded images are cropped and scaled
     penalty: float = 10.0,  # weight of the gradient penalty
+    one_sided: bool = False,  # whether gradients of the critic that are shorter than 1 cost nothing
     rivals: Rivals = Rivals(turns=5, momentum=0.0),  # noqa: B008 - a frozen value
     training: Training = Training(batch=64, budget="600k", lr=1e-3),  # noqa: B008
 ) -> Run:
@@ -27,6 +28,7 @@ def wgan_gp(
         return system(
             domain.shape,
             weight=penalty,
+            one_sided=one_sided,
             latent=rivals.latent,
             width=rivals.width,
             depth=rivals.depth,

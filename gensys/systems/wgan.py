@@ -30,7 +30,7 @@ def wgan(
     generator."""
     return Adversarial(
         generator(shape, latent=latent, width=width, depth=depth, bounded=bounded),
-        critic(shape, width=width, depth=depth),
+        critic(shape, width=width, depth=depth, offset=False),
         (latent,),
         wasserstein,
         turns=turns,

@@ -20,18 +20,20 @@ def wgan_gp(
     shape: tuple[int, ...],
     *,
     weight: float = 10.0,
+    one_sided: bool = False,
     latent: int = 64,
     width: int = 32,
     depth: int = 3,
     turns: int = 5,
     bounded: bool = True,
 ) -> Adversarial:
-    """Data of `shape`, (C, H, W) or (D,). weight: of the penalty, lambda; see `wgan` for the rest."""
+    """Data of `shape`, (C, H, W) or (D,). weight, one_sided: of the penalty, see there; the rest: see
+    `wgan`."""
     return Adversarial(
         generator(shape, latent=latent, width=width, depth=depth, bounded=bounded),
-        critic(shape, width=width, depth=depth),
+        critic(shape, width=width, depth=depth, offset=False),
         (latent,),
         wasserstein,
         turns=turns,
-        penalty=GradientPenalty(weight),
+        penalty=GradientPenalty(weight, one_sided),
     )

@@ -1,4 +1,4 @@
-"""Games and penalties against closed forms: the best critic of two laws on a few points, linear critics, differences."""
+"""Games and penalties against closed forms: the best critic of two laws on a few points, linear critics."""
 
 import math
 
@@ -116,6 +116,10 @@ def test_penalties_of_a_linear_critic():
     real, fake = torch.randn(2, 64, 2, dtype=torch.float64).unbind()
     assert float(R1(0.2)(linear, real, fake, NOISE)) == pytest.approx(0.1 * 25)
     assert float(GradientPenalty(10.0)(linear, real, fake, NOISE)) == pytest.approx(10 * 16)
+    assert float(GradientPenalty(10.0, one_sided=True)(linear, real, fake, NOISE)) == pytest.approx(10 * 16)
+    half = float(GradientPenalty(1.0)(lambda x: linear(x) / 10, real, fake, NOISE))
+    assert half == pytest.approx(0.25)
+    assert float(GradientPenalty(1.0, one_sided=True)(lambda x: linear(x) / 10, real, fake, NOISE)) == 0.0
     assert float(GradientPenalty(1.0)(lambda x: linear(x) / 5, real, fake, NOISE)) == pytest.approx(0.0, abs=1e-12)
 
 
@@ -139,7 +143,7 @@ def test_the_gradient_penalty_looks_evenly_between_data_and_samples():
     assert torch.equal(seen[1], seen[0][7:9])
 
 
-@pytest.mark.parametrize("penalty", [R1(0.7), GradientPenalty(2.0)])
+@pytest.mark.parametrize("penalty", [R1(0.7), GradientPenalty(2.0), GradientPenalty(2.0, one_sided=True)])
 def test_the_gradient_of_a_penalty_is_that_of_differences(penalty):
     generator = torch.Generator().manual_seed(0)
     real, fake, w = (torch.randn(n, 3, dtype=torch.float64, generator=generator) for n in (8, 8, 3))
