@@ -23,7 +23,7 @@ def cgan(
     r1: float = 0.0,  # weight of the squared gradient of the critic at data; 0 = none
     every: int = 4,  # steps from one R1 penalty to the next, which is so many times as large
     rivals: Rivals = Rivals(),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=64, budget="300k", lr=1e-3),  # noqa: B008
+    training: Training = Training(batch=64, budget="150k", lr=1e-3),  # noqa: B008
 ) -> Run:
     """Conditional adversarial networks: one generator for all classes, and a critic that knows the label.
 

@@ -7,6 +7,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gensys.core import Batch, Generative, Loss
 from gensys.data import order
 from gensys.noise import Noise, Stream
+from gensys.objectives.games import InstanceNoise
+from gensys.objectives.penalties import GradientPenalty, Lazy
+from gensys.systems.gan import gan
 
 
 class ActNorm(nn.Module):
@@ -56,6 +59,22 @@ class Game(Generative):
 
     def sample(self, cond, noise):
         return self.generator(noise.normal((2,), Stream.PRIOR))
+
+
+def adversarial():
+    """A real one: spectral norms, dropout, a penalty that differentiates twice, noise on what the critic sees."""
+    return gan(
+        (2,),
+        latent=2,
+        width=16,
+        depth=2,
+        turns=2,
+        normalised=True,
+        dropout=0.1,
+        penalty=Lazy(GradientPenalty(1.0), 2),
+        instance=InstanceNoise(0.1, 30),
+        bounded=False,
+    )
 
 
 def batches(world, size=32):

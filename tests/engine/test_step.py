@@ -349,19 +349,19 @@ import sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from engine.games import Game, batches
+from engine import games
 from gensys.engine.loop import Budget, Settings, train
 from gensys.engine.parallel import World
 
-folder, rank, size, parts = Path(sys.argv[1]), *map(int, sys.argv[2:])
+kind, folder, rank, size, parts = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
 torch.set_num_threads(1)
 if size > 1:
     dist.init_process_group("gloo", init_method=f"file://{folder}.wires", rank=rank, world_size=size)
 world = World(rank, size)
 torch.manual_seed(rank)  # only the first worker's weights count
-model = Game()
+model = getattr(games, kind)()
 settings = Settings(32, Budget(images=32 * 20), precision="fp32", log_every=7, parts=parts, spike=50.0)
-train(model, batches(world), settings, folder, world=world)
+train(model, games.batches(world), settings, folder, world=world)
 flat = torch.cat([t.flatten().double() for t in model.state_dict().values()])
 if size > 1:
     every = [torch.empty_like(flat) for _ in range(size)]
@@ -373,12 +373,12 @@ if size > 1:
 """
 
 
-def together(folder, size, parts):
-    """Train the game with `size` processes; each compares its weights and buffers with the others'."""
+def together(folder, size, parts, kind="Game"):
+    """Train a game with `size` processes; each compares its weights and buffers with the others'."""
     folder.mkdir()
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    command = [sys.executable, "-c", PROGRAM, kind, str(folder)]
     crew = [
         subprocess.Popen([*command, *map(str, (rank, size, parts))], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(size)
@@ -394,3 +394,9 @@ def test_a_game_has_the_same_bits_for_1_2_and_4_workers_if_exact_and_always_the_
     assert together(tmp_path / "2", 2, parts=8) == alone
     assert together(tmp_path / "4", 4, parts=8) == alone
     assert together(tmp_path / "fast", 2, parts=0) != alone
+
+
+@pytest.mark.slow
+def test_an_adversarial_model_has_the_same_bits_for_1_and_2_workers(tmp_path):
+    alone = together(tmp_path / "1", 1, parts=4, kind="adversarial")
+    assert together(tmp_path / "2", 2, parts=4, kind="adversarial") == alone
