@@ -98,11 +98,13 @@ class Critic(nn.Module):
         if self._given.numbers and self.projection is None:
             planes = given.view(*given.shape, *(1,) * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
             seen = torch.cat([x, planes], 1)
-        phi = self.body(seen)
-        score = self.score(phi)[:, 0]
-        if self.projection is not None:
-            score = score + (self.projection(given) * phi).sum(1)
-        return score.to(x.dtype)
+        phi = self.body(seen).to(x.dtype)
+        # scores may drift far from 0 where only their differences count, which bfloat16 then cannot tell
+        with torch.autocast(x.device.type, enabled=False):
+            score = self.score(phi)[:, 0]
+            if self.projection is not None:
+                score = score + (self.projection(given) * phi).sum(1)
+        return score
 
 
 class _Unit(nn.Module):

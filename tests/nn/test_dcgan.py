@@ -131,6 +131,15 @@ def test_float32_under_autocast():
         assert (x.dtype, judge(x, COND).dtype) == (torch.float32, torch.float32)
 
 
+def test_scores_far_from_zero_keep_their_differences_under_autocast():
+    _, judge = pair((5,))
+    x = torch.randn(64, 5)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        near = judge(x, {})
+        judge.score.bias.add_(300.0)  # where bfloat16 counts in steps of 2
+        torch.testing.assert_close(judge(x, {}) - 300.0, near, rtol=0, atol=1e-4)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"'depth' is 3: .* multiples of 2\^depth = 8"):
         critic((1, 12, 12), depth=3)
