@@ -37,7 +37,8 @@ def compare(
     """Measure every family on the same data.
 
     Trained for the same time, each from several seeds: likelihood, quality, coverage, speed and stability of VAEs, VQ
-    models, GANs, flows, diffusion and flow matching, in one table and a page of plots. What is finished is not redone; --workers runs are trained side by side.
+    models, GANs, flows, diffusion and flow matching, in one table and a page of plots. What is finished is not redone;
+    --workers runs are trained side by side.
     """
     from gensys.pipelines.compare import CONTENDERS, Plan
     from gensys.pipelines.compare import compare as pipeline
