@@ -36,7 +36,8 @@ def gan(
 ) -> Run:
     """Generative adversarial networks: a generator that learns from a critic, in one step a sample.
 
-    Goodfellow et al., 2014, "Generative adversarial networks", arXiv:1406.2661, section 3.
+    Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville and Bengio, 2014, "Generative adversarial
+    networks", arXiv:1406.2661, section 3.
     """
     domain = open_domain(data, size)
 
