@@ -141,8 +141,9 @@ def disturb(job: Job, events: Sequence[Event], dice: random.Random, environment:
                 assert "bug of gensys" not in story.said[-1], story.said[-1]
                 story.events[-1].restarts += 1
                 driver, struck, moved = _Driver(job, len(story.said), environment), False, now
-            elif due and at >= due[0].at and (victim := _victim(job, driver, due[0], dice)) is not None:
-                event = due.pop(0)
+            elif (found := _next(job, driver, due, at, dice)) is not None:
+                event, victim = found
+                due.remove(event)
                 if event.kind == FULL:
                     assert filler is not None
                     _fill(filler)
@@ -167,6 +168,17 @@ def disturb(job: Job, events: Sequence[Event], dice: random.Random, environment:
             filler.unlink(missing_ok=True)
     story.missed, story.seconds = due, time.monotonic() - begun
     return story
+
+
+def _next(
+    job: Job, driver: _Driver, due: Sequence[Event], at: float, dice: random.Random
+) -> tuple[Event, psutil.Process] | None:
+    """The first event that is due and whose victim is there. Others go before one whose victim is not: workers whose
+    raylet is dead may go on for a while, as far as to the end."""
+    for event in due:
+        if at >= event.at and (victim := _victim(job, driver, event, dice)) is not None:
+            return event, victim
+    return None
 
 
 def _victim(job: Job, driver: _Driver, event: Event, dice: random.Random) -> psutil.Process | None:
