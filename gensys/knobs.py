@@ -22,6 +22,7 @@ from gensys.families.diffusion import Sampler
 from gensys.guidance import Guidance
 from gensys.nn.dit import DiT
 from gensys.nn.mlp import MLP
+from gensys.nn.stylegan import pyramid
 from gensys.nn.unet import UNet
 from gensys.objectives.penalties import R1, Lazy, Penalty
 from gensys.paths import Discrete, Path
@@ -45,6 +46,7 @@ from gensys.solvers import (
     rk4,
     unipc,
 )
+from gensys.systems.stylegan import Style
 from gensys.teacher import open_denoiser
 from gensys.times import (
     LogitNormal,
@@ -163,6 +165,13 @@ class Styles:
     def settings(self, training: Training) -> Settings:
         """For the loop, as other games have it; without momentum, as in all of StyleGAN."""
         return Rivals(pace=self.pace, momentum=0.0).settings(training)
+
+    def style(self) -> Style:
+        return Style(self.latent, self.styles, self.mapping, self.mixing, self.truncation)
+
+    def channels(self, image: tuple[int, int, int]) -> tuple[int, ...]:
+        """Of both players at each resolution from 4 x 4 on."""
+        return pyramid(image, self.width, self.most)
 
     def penalty(self) -> Penalty | None:
         return Lazy(R1(self.r1), self.every) if self.r1 else None

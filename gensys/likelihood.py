@@ -25,14 +25,14 @@ variational dequantization and architecture design", arXiv:1902.00275, equation 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from gensys.core import Cond
+from gensys.core import Bits, Cond
 from gensys.denoiser import Denoiser, require_density
 from gensys.noise import Noise, Stream
 from gensys.paths import expand
@@ -45,6 +45,7 @@ __all__ = [
     "Likelihood",
     "bin_width",
     "bits_per_dim",
+    "density_bits",
     "dequantise",
     "log_prob",
     "spread",
@@ -227,3 +228,13 @@ def bits_per_dim(log_prob: Tensor, size: int, width: float = 1.0, log_q: Tensor 
             raise ValueError(f"'log_q' must be {tuple(log_prob.shape)} as 'log_prob', got {tuple(log_q.shape)}")
         log_prob = log_prob - log_q
     return -(log_prob / size + math.log(width)) / math.log(2.0)
+
+
+def density_bits(
+    log_prob: Callable[[Tensor], Tensor], x: Tensor, noise: Noise, width: float | None, about: str
+) -> Bits:
+    """`Bits` by a density, (B, *S) -> (B,) nats: of x spread over its bins of this width, or if None of x itself."""
+    if width is None:
+        return Bits(bits_per_dim(log_prob(x), x[0].numel()), about)
+    log_p = log_prob(dequantise(x, noise, width))
+    return Bits(bits_per_dim(log_p, x[0].numel(), width), f"{about}, uniform dequantisation")

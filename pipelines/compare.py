@@ -30,7 +30,6 @@ from gensys.pipelines.pool import Pool
 from gensys.pipelines.sample import sample
 
 from gensys import durable
-from gensys.data.quarantine import without
 from gensys.data.sources import open_source
 from gensys.engine.checkpoint import newest, read_state
 from gensys.errors import ConfigError, GensysError
@@ -156,18 +155,20 @@ def _trained(place: Path, recipe: str, knobs: Mapping[str, str]) -> dict[str, An
         if process.returncode:
             said.seek(0)
             raise GensysError(said.read().decode(errors="replace").strip()[-500:] or f"status {process.returncode}")
+    folder = RunFolder(place)
     at = newest(place / "checkpoints")
     if at is None:
         raise GensysError(f"{str(place)!r} has no checkpoint")
-    state, run = read_state(at), RunFolder(place).spec().load()
-    parameters = sum(p.numel() for p in RunFolder(place).spec().model(run).parameters())
+    state, spec = read_state(at), folder.spec()
+    model = spec.model()
     return {
         "recipe": recipe,
-        "knobs": dict(RunFolder(place).spec().knobs),
+        "knobs": dict(spec.knobs),
         "steps": state.step,
         "rows": state.images,
-        "passes": state.images / len(without(run.rows, RunFolder(place).quarantined())),
-        "parameters": parameters,
+        "passes": state.images / folder.document()["train_rows"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "evaluations": model.evaluations,
         "train_seconds": state.seconds,
         "train_cpu": cpu,
         "peak_bytes": peak,
@@ -193,13 +194,13 @@ def _run(place: Path, plan: Plan, cell: Cell) -> dict[str, Any]:
         data, seconds = str(codec / "latents.zarr"), plan.seconds * (1 - _CODEC_SHARE)
     knobs = {"data": data, "budget": f"{seconds:.1f}s", "seed": str(cell.seed), **contender.knobs}
     found = _trained(place, contender.recipe, knobs)
-    folder, quiet = RunFolder(place), Screen(quiet=True)
+    quiet = Screen(quiet=True)
     judge = place / "judge"
     if not judge.exists():
         shutil.copytree(place.parents[1] / "judge", judge)  # the same for all: it need not be trained again
     begun = time.process_time()
     sample(
-        folder,
+        RunFolder(place),
         place / "samples.zarr",
         ids=range(plan.samples),
         seed=0,
@@ -213,7 +214,6 @@ def _run(place: Path, plan: Plan, cell: Cell) -> dict[str, Any]:
     scored = evaluate(place, screen=quiet, bits=_BITS)
     return found | {
         "sample_cpu": sampling * 1000 / plan.samples,
-        "evaluations": folder.model().evaluations,
         "metrics": scored["metrics"],
         "protocol": scored["protocol"],
         "codec": contender.codec,

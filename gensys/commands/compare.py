@@ -7,20 +7,13 @@ from pathlib import Path
 import click
 
 from gensys.arguments import RUNS, absolute
-from gensys.commands.options import quiet_option, screen, workers_option
+from gensys.commands.options import folder_option, quiet_option, screen, workers_option
 from gensys.run import seconds_of
 from gensys.terminal import Answer, answering, columns, keeping, quoted
 
 
 @click.command()
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    default=RUNS / "comparison",
-    show_default=True,
-    help="The folder.",
-)
+@folder_option(RUNS / "comparison")
 @click.option("--data", default="mnist", show_default=True, help="mnist, fashion or a folder of images in classes.")
 @click.option("--budget", metavar="TIME", default="4m", show_default=True, help="To train each run for: 90s, 4m, 1h.")
 @click.option("--families", metavar="A,B,...", default="", help="Which contenders.  [default: all]")

@@ -7,21 +7,14 @@ from pathlib import Path
 import click
 
 from gensys.arguments import RUNS, absolute
-from gensys.commands.options import quiet_option, screen, workers_option
+from gensys.commands.options import folder_option, quiet_option, screen, workers_option
 from gensys.commands.wording import facts, scores
 from gensys.run import seconds_of
 from gensys.terminal import Answer, answering, columns, duration, keeping, quoted
 
 
 @click.command()
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    default=RUNS / "demo",
-    show_default=True,
-    help="The folder.",
-)
+@folder_option(RUNS / "demo")
 @click.option("--data", default="mnist", show_default=True, help="mnist, fashion or a folder of images.")
 @click.option("--budget", metavar="TIME", default="4m", show_default=True, help="For all of it: 240, 90s, 4m.")
 @click.option(

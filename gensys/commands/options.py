@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 recipe_argument = click.argument("recipe", type=RecipeName())
 knobs_argument = click.argument("knobs", nargs=-1, metavar="[KNOB=VALUE]...", shell_complete=complete_knob)
 run_argument = click.argument("run", type=Place(), metavar="RUN")
+
+
+def folder_option(default: Path) -> Any:
+    """--run of a command that makes several runs below one folder."""
+    return click.option(
+        "--run",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        default=default,
+        show_default=True,
+        help="The folder.",
+    )
+
+
 out_option = click.option(
     "--out", type=NewStore(), metavar="STORE", help="The store to write: a path, or s3://bucket/path."
 )

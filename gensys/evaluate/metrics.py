@@ -99,11 +99,11 @@ def _bootstrap_half(n: int, statistic: Callable[[Tensor], float]) -> float:
 
 
 def _mean_metric(
-    values: Tensor, floor: float | None, unit: str, better: Literal["higher", "lower"], about: str
+    values: Tensor, floor: float | None, unit: str, better: Literal["higher", "lower"], about: str, least: float = 0.0
 ) -> Metric:
     n, mean = values.shape[0], float(values.mean())
     half = _Z * float(values.std()) / math.sqrt(n) if n > 1 else None
-    low, high = (None, None) if half is None else (max(0.0, mean - half), mean + half)
+    low, high = (None, None) if half is None else (max(least, mean - half), mean + half)
     return Metric(mean, floor, low, high, unit, better, n, about)
 
 
@@ -312,7 +312,5 @@ def evaluate_bits(bits: Tensor, about: str) -> dict[str, Metric]:
     """
     if not bits.numel() or not bits.isfinite().all():
         raise ValueError(f"'bits' must be finite numbers, one or more, got {bits.numel()}, not all of them finite")
-    n, mean = bits.numel(), float(bits.mean())
-    half = _Z * float(bits.std()) / math.sqrt(n) if n > 1 else math.inf
     about = f"bits for an element of held-out data: {about}"
-    return {"bits_per_dim": Metric(mean, None, mean - half, mean + half, "", "lower", n, about)}
+    return {"bits_per_dim": _mean_metric(bits, None, "", "lower", about, least=-math.inf)}  # a density has less than 0

@@ -93,7 +93,7 @@ class Adversarial(Generative):
 
     def _critic_loss(self, batch: Batch, noise: Noise) -> Loss:
         with torch.no_grad():
-            fake = self._generate(batch.cond, noise, Stream.PRIOR)
+            fake = self.generator(noise.normal(self.latent, Stream.PRIOR), batch.cond, noise)
         real = batch.x
         if self.instance is not None:
             real, fake = self.instance.on_real(real, noise), self.instance.on_fake(fake, noise)
@@ -106,23 +106,19 @@ class Adversarial(Generative):
         return Loss(total, terms)
 
     def _generator_loss(self, batch: Batch, noise: Noise) -> Loss:
-        # other z than the critic has just learnt from
-        fake = self._generate(batch.cond, noise, Stream.EPS)
+        z = noise.normal(self.latent, Stream.EPS)  # other than the critic has just learnt from
+        fake = self.generator(z, batch.cond, noise)
         if self.instance is not None:
             fake = self.instance.on_fake(fake, noise)
         with frozen(self.critic):
             total = self.game.generator(self.critic(fake, batch.cond))
         terms = {"loss": total.detach()}
         if self.regulariser is not None:
-            z = noise.normal(self.latent, Stream.EPS)
             penalty = self.regulariser(self.generator, z, batch.cond, noise)
             total, terms = total + penalty, terms | {"penalty": penalty.detach()}
         return Loss(total, terms)
 
-    def _generate(self, cond: Cond, noise: Noise, stream: Stream) -> Tensor:
-        return self.generator(noise.normal(self.latent, stream), cond, noise)
-
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
         """x = G(z, cond), z ~ N(0, I) a function of (seed, id)."""
-        return self._generate(cond, noise, Stream.INITIAL)
+        return self.generator(noise.normal(self.latent, Stream.INITIAL), cond, noise)

@@ -18,7 +18,7 @@ from gensys.core import Batch, Bits, Cond, Generative, Loss
 from gensys.denoiser import Denoiser, has_density
 from gensys.guidance import Clip, Guidance, Node, Rescale, Threshold, correct, without
 from gensys.kernels.linear import frozen
-from gensys.likelihood import Hutchinson, bits_per_dim, dequantise, log_prob
+from gensys.likelihood import Hutchinson, density_bits, log_prob
 from gensys.nn.embed import taken_by
 from gensys.noise import Noise, Stream
 from gensys.objectives.denoise import denoise
@@ -251,17 +251,18 @@ class Diffusion(Generative):
         """From `log_prob`, one probe for data of many elements; of pixels spread over their bins an upper bound."""
         if not has_density(self.denoiser):
             return None
-        y = x if width is None else dequantise(x, noise, width)
-        size = y[0].numel()
         path = self.denoiser.path
-        steep = not all(map(math.isfinite, path(path.span[0])))
-        probe = Hutchinson(noise) if size > _EXACT else None
-        start = 1e-5 if steep else 0.0
+        start = (
+            0.0 if all(map(math.isfinite, path(path.span[0]))) else 1e-5
+        )  # the slope of some is infinite at the data
+        probe = Hutchinson(noise) if x[0].numel() > _EXACT else None
         rough = 1e-4  # a tolerance that costs a thousandth of a bit
-        log_p = self.log_prob(y, cond, probe, start=start, rtol=rough, atol=rough)
+
+        def density(y: Tensor) -> Tensor:
+            return self.log_prob(y, cond, probe, start=start, rtol=rough, atol=rough)
+
         about = "probability flow, " + ("exact divergence" if probe is None else "one probe")
-        about += "" if width is None else ", uniform dequantisation"
-        return Bits(bits_per_dim(log_p, size, width or 1.0), about)
+        return density_bits(density, x, noise, width, about)
 
     @property
     def evaluations(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from gensys.bijections.bijection import Bijection, Chain
 from gensys.bijections.logit import Logit
 from gensys.core import Batch, Bits, Cond, Generative, Loss
-from gensys.likelihood import bin_width, bits_per_dim, dequantise
+from gensys.likelihood import bin_width, density_bits, dequantise
 from gensys.noise import Noise, Stream
 from gensys.objectives.nll import nll
 
@@ -62,9 +62,7 @@ class Flow(Generative):
     @torch.no_grad()
     def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits:
         """From the density, exact; of pixels spread over their bins, an upper bound in expectation."""
-        y = x if width is None else dequantise(x, noise, width)
-        about = "exact density" + ("" if width is None else ", uniform dequantisation")
-        return Bits(bits_per_dim(self.log_prob(y, cond), math.prod(self.shape), width or 1.0), about)
+        return density_bits(lambda y: self.log_prob(y, cond), x, noise, width, "exact density")
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
         """The mean negative log-likelihood, in nats per element; of discrete data a bound of it, by dequantisation."""

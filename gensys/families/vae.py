@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Batch, Bits, Cond, Generative, Loss, Posterior
-from gensys.likelihood import bits_per_dim, dequantise
+from gensys.likelihood import bits_per_dim, density_bits
 from gensys.noise import Noise, Stream
 from gensys.objectives.elbo import (
     Schedule,
@@ -109,15 +109,12 @@ class VAE(Generative):
 
     def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits | None:
         """From the bound that `log_prob` is; None where the observation model is no law of such data."""
-        gives, size = self.observation.gives, x[0].numel()
-        if gives == "neither" or (gives == "probability" and width is None):
+        gives, about = self.observation.gives, f"importance-weighted bound, {self.bound_draws} draws"
+        if gives == "density":
+            return density_bits(lambda y: self.log_prob(y, cond), x, noise, width, about)
+        if gives == "neither" or width is None:
             return None
-        about = f"importance-weighted bound, {self.bound_draws} draws"
-        if gives == "probability":
-            return Bits(bits_per_dim(self.log_prob(x, cond), size), about)
-        y = x if width is None else dequantise(x, noise, width)
-        about += "" if width is None else ", uniform dequantisation"
-        return Bits(bits_per_dim(self.log_prob(y, cond), size, width or 1.0), about)
+        return Bits(bits_per_dim(self.log_prob(x, cond), x[0].numel()), about)
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:

@@ -25,6 +25,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
 
 from gensys.core import Cond
+from gensys.nn.embed import taken_names
 from gensys.nn.linear import Linear
 from gensys.noise import Noise
 
@@ -41,7 +42,7 @@ class Given:
 
     @property
     def taken(self) -> frozenset[str]:
-        return frozenset(({"label"} if self.classes else set()) | ({"vector"} if self.vector else set()))
+        return taken_names(self.classes, self.vector)
 
     @property
     def numbers(self) -> int:

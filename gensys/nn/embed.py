@@ -21,6 +21,7 @@ __all__ = [
     "grid_positions",
     "sinusoid",
     "taken_by",
+    "taken_names",
 ]
 
 CLOCK = 1000.0  # sinusoids were made for integer steps up to 1000: this way they resolve t to about 1e-3
@@ -142,7 +143,12 @@ class Condition(nn.Module):
     @property
     def taken(self) -> frozenset[str]:
         """The names in `cond` that a row may have a value of its own for, and that make a difference."""
-        return frozenset(({"label"} if self.label.classes else set()) | ({"vector"} if self.vector else set()))
+        return taken_names(self.label.classes, self.vector is not None)
+
+
+def taken_names(classes: int, vector: int) -> frozenset[str]:
+    """The names in `cond` that a module with so many classes and numbers of a vector goes by; 0 = none."""
+    return frozenset(name for name, there in (("label", classes), ("vector", vector)) if there)
 
 
 @runtime_checkable

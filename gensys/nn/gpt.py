@@ -24,6 +24,7 @@ from gensys.core import Cond
 from gensys.kernels.attention import attention, attention_qkv
 from gensys.kernels.linear import linear
 from gensys.nn.conditioner import context
+from gensys.nn.embed import taken_names
 from gensys.nn.linear import Linear, LinearGelu
 
 __all__ = ["GPT", "Decoding"]
@@ -154,6 +155,7 @@ class GPT(nn.Module):
         self.table = nn.Embedding(size, width)
         self.positions = nn.Parameter(torch.empty(self.tokens, width).normal_(std=_STD))
         self.context = context(width, classes=classes, vector=vector)
+        self.conditions = taken_names(classes, vector)
         self.coarser = Coarser(size, grid, coarser, width, heads, max(1, depth // 2)) if coarser else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
@@ -167,14 +169,6 @@ class GPT(nn.Module):
             elif isinstance(module, Block):  # 2 depth terms are summed: so the sum does not grow with their number
                 for last in (module.out, module.down):
                     last.weight.data.mul_((2 * depth) ** -0.5)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        """The names in `cond` that make a difference."""
-        if self.context is None:
-            return frozenset()
-        parts = {"label": self.context.label, "vector": self.context.vector}
-        return frozenset(name for name, part in parts.items() if part is not None)
 
     def forward(self, codes: Tensor, cond: Cond, coarser: Sequence[Tensor] = ()) -> Tensor:
         """codes: (B, T) int64 in raster order; coarser: those of the coarser grids, (B, T') each.

@@ -85,17 +85,18 @@ class ResidualCritic(nn.Module):
         self.score = EqualLinear(last, last if classes else 1)
         self.label = LabelEmbedding(classes, last) if classes else None
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """What the stages make of images, from fine to coarse: each row's its own."""
+    def _maps(self, x: Tensor) -> list[Tensor]:
         found = [leaky(self.entry(x))]
         for stage in self.stages:
             found.append(stage(found[-1]))
-        return found[1:]
+        return found
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the stages make of images, from fine to coarse: each row's its own."""
+        return self._maps(x)[1:]
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
-        y = leaky(self.entry(x))
-        for stage in self.stages:
-            y = stage(y)
+        y = self._maps(x)[-1]
         y = leaky(self.conv(torch.cat([y, group_deviation(y, self.group)], 1)))
         y = self.score(leaky(self.dense(y.flatten(1)))).float()
         if self.label is None:

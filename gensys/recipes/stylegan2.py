@@ -5,7 +5,6 @@ from __future__ import annotations
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import Styles, Training
-from gensys.nn.stylegan import pyramid
 from gensys.objectives.path_length import PathLength
 from gensys.run import Run
 from gensys.systems.stylegan2 import stylegan2 as system
@@ -28,13 +27,9 @@ def stylegan2(
     def model() -> Generative:
         return system(
             domain.image,
-            pyramid(domain.image, styles.width, styles.most),
+            styles.channels(domain.image),
+            styles.style(),
             classes=domain.classes,
-            latent=styles.latent,
-            styles=styles.styles,
-            depth=styles.mapping,
-            mixing=styles.mixing,
-            truncation=styles.truncation,
             penalty=styles.penalty(),
             path=PathLength(path, path_every) if path else None,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import Styles, Training
-from gensys.nn.stylegan import pyramid
 from gensys.run import Run
 from gensys.systems.stylegan3 import stylegan3 as system
 
@@ -27,13 +26,9 @@ def stylegan3(
     def model() -> Generative:
         return system(
             domain.image,
-            pyramid(domain.image, styles.width, styles.most),
+            styles.channels(domain.image),
+            styles.style(),
             classes=domain.classes,
-            latent=styles.latent,
-            styles=styles.styles,
-            depth=styles.mapping,
-            mixing=styles.mixing,
-            truncation=styles.truncation,
             penalty=styles.penalty(),
             layers=layers,
             rotations=rotations,

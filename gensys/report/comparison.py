@@ -141,11 +141,8 @@ def _failures(rows: Iterable[Row]) -> list[str]:
 
 def table(rows: Iterable[Row]) -> list[list[str]]:
     """As text: the titles, and a line for each contender."""
-    return [["", *(title for title, *_ in COLUMNS)], *_table(rows)]
-
-
-def _table(rows: Iterable[Row]) -> list[list[str]]:
-    return [[row.name, *(words(row.values(of)) for _, of, words in COLUMNS)] for row in rows]
+    lines = ([row.name, *(words(row.values(of)) for _, of, words in COLUMNS)] for row in rows)
+    return [["", *(title for title, *_ in COLUMNS)], *lines]
 
 
 def _markdown(document: Mapping[str, Any], rows: Sequence[Row]) -> str:

@@ -8,38 +8,67 @@ arXiv:1812.04948, figure 1b; all resolutions are trained at once, against the cr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from gensys.families.adversarial import Adversarial
-from gensys.nn.mapping import Mapping, StyleGenerator
+from gensys.nn.mapping import Mapping, StyleGenerator, Synthesis
 from gensys.nn.residual_critic import ResidualCritic
 from gensys.nn.stylegan import AdaptiveLayer, StyleSynthesis
 from gensys.objectives.games import non_saturating
+from gensys.objectives.path_length import PathLength
 from gensys.objectives.penalties import Penalty
 
-__all__ = ["stylegan"]
+__all__ = ["Style", "style_based", "stylegan"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How latents become styles, in all versions. latent: numbers of z. styles: of w. depth: layers of the mapping.
+    mixing, truncation: see `StyleGenerator`."""
+
+    latent: int = 64
+    styles: int = 64
+    depth: int = 8
+    mixing: float = 0.9
+    truncation: float = 1.0
+
+
+def style_based(
+    synthesis: Callable[[], Synthesis],
+    shape: tuple[int, int, int],
+    channels: Sequence[int],
+    style: Style,
+    *,
+    classes: int,
+    penalty: Penalty | None,
+    regulariser: PathLength | None = None,
+) -> Adversarial:
+    """The game of all versions, which differ in their synthesis. channels: of the critic at each resolution from 4 x 4
+    on. penalty: on the critic. regulariser: of the generator."""
+    mapping = Mapping(style.latent, style.styles, depth=style.depth, classes=classes)
+    return Adversarial(
+        StyleGenerator(mapping, synthesis(), mixing=style.mixing, truncation=style.truncation),
+        ResidualCritic(shape, channels, classes=classes),
+        (style.latent,),
+        non_saturating,
+        penalty=penalty,
+        regulariser=regulariser,
+    )
 
 
 def stylegan(
     shape: tuple[int, int, int],
     channels: Sequence[int],
+    style: Style = Style(),
     *,
     classes: int = 0,
-    latent: int = 64,
-    styles: int = 64,
-    depth: int = 8,
-    mixing: float = 0.9,
-    truncation: float = 1.0,
     penalty: Penalty | None = None,
 ) -> Adversarial:
-    """Images of `shape`, (C, side, side). channels: of both players at each resolution from 4 x 4 on. styles: numbers
-    of w. depth: layers of the mapping. penalty: on the critic."""
-    mapping = Mapping(latent, styles, depth=depth, classes=classes)
-    synthesis = StyleSynthesis(shape, styles, channels, layer=AdaptiveLayer, skip=False)
-    return Adversarial(
-        StyleGenerator(mapping, synthesis, mixing=mixing, truncation=truncation),
-        ResidualCritic(shape, channels, classes=classes),
-        (latent,),
-        non_saturating,
-        penalty=penalty,
-    )
+    """Images of `shape`, (C, side, side). channels: of both players at each resolution from 4 x 4 on. penalty: on the
+    critic."""
+
+    def synthesis() -> Synthesis:
+        return StyleSynthesis(shape, style.styles, channels, layer=AdaptiveLayer, skip=False)
+
+    return style_based(synthesis, shape, channels, style, classes=classes, penalty=penalty)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gensys.families.adversarial import Adversarial
-from gensys.nn.mapping import Mapping, StyleGenerator
-from gensys.nn.residual_critic import ResidualCritic
+from gensys.nn.mapping import Synthesis
 from gensys.nn.stylegan import StyleSynthesis
-from gensys.objectives.games import non_saturating
 from gensys.objectives.path_length import PathLength
 from gensys.objectives.penalties import Penalty
+from gensys.systems.stylegan import Style, style_based
 
 __all__ = ["stylegan2"]
 
@@ -22,25 +21,16 @@ __all__ = ["stylegan2"]
 def stylegan2(
     shape: tuple[int, int, int],
     channels: Sequence[int],
+    style: Style = Style(),  # noqa: B008 - a frozen value
     *,
     classes: int = 0,
-    latent: int = 64,
-    styles: int = 64,
-    depth: int = 8,
-    mixing: float = 0.9,
-    truncation: float = 1.0,
     penalty: Penalty | None = None,
     path: PathLength | None = None,
 ) -> Adversarial:
-    """Images of `shape`, (C, side, side). channels: of both players at each resolution from 4 x 4 on. styles: numbers
-    of w. depth: layers of the mapping. penalty: on the critic. path: the path-length regulariser."""
-    mapping = Mapping(latent, styles, depth=depth, classes=classes)
-    synthesis = StyleSynthesis(shape, styles, channels)
-    return Adversarial(
-        StyleGenerator(mapping, synthesis, mixing=mixing, truncation=truncation),
-        ResidualCritic(shape, channels, classes=classes),
-        (latent,),
-        non_saturating,
-        penalty=penalty,
-        regulariser=path,
-    )
+    """Images of `shape`, (C, side, side). channels: of both players at each resolution from 4 x 4 on. penalty: on the
+    critic. path: the path-length regulariser."""
+
+    def synthesis() -> Synthesis:
+        return StyleSynthesis(shape, style.styles, channels)
+
+    return style_based(synthesis, shape, channels, style, classes=classes, penalty=penalty, regulariser=path)

@@ -1,5 +1,7 @@
 """StyleGAN as a whole: one step in parts is the step of the whole batch, with all that its buffers keep."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,16 +10,16 @@ from gensys.engine.buffers import Buffers
 from gensys.noise import Noise, Stream
 from gensys.objectives.path_length import PathLength
 from gensys.objectives.penalties import R1, Lazy
-from gensys.systems.stylegan import stylegan
+from gensys.systems.stylegan import Style, stylegan
 from gensys.systems.stylegan2 import stylegan2
 from gensys.systems.stylegan3 import stylegan3
 
 SHAPE, CHANNELS = (1, 16, 16), (8, 8, 4)
-SMALL = {"classes": 3, "latent": 6, "styles": 8, "depth": 2, "penalty": Lazy(R1(1.0), 16)}
+SMALL, GIVEN = Style(latent=6, styles=8, depth=2), {"classes": 3, "penalty": Lazy(R1(1.0), 16)}
 MAKE = {
-    "1": lambda: stylegan(SHAPE, CHANNELS, **SMALL),
-    "2": lambda: stylegan2(SHAPE, CHANNELS, path=PathLength(), **SMALL),
-    "3": lambda: stylegan3(SHAPE, CHANNELS, layers=4, **SMALL),
+    "1": lambda: stylegan(SHAPE, CHANNELS, SMALL, **GIVEN),
+    "2": lambda: stylegan2(SHAPE, CHANNELS, SMALL, path=PathLength(), **GIVEN),
+    "3": lambda: stylegan3(SHAPE, CHANNELS, replace(SMALL, mixing=0.0), layers=4, **GIVEN),
 }
 
 
