@@ -31,6 +31,7 @@ from gensys.doctor import environment
 from gensys.engine.checkpoint import State, newest, read_state
 from gensys.engine.parallel import World
 from gensys.engine.precision import resolve
+from gensys.engine.step import rounds
 from gensys.errors import ConfigError, RunError, Terminated
 from gensys.noise import Noise
 from gensys.progress import Phase, Screen
@@ -53,11 +54,12 @@ def plan(spec: Spec, workers: int) -> dict[str, object]:
     seconds = 0.0
     for _ in range(3):  # the first is slow: allocation and kernel selection
         begun = time.perf_counter()
-        loss = model.loss(first, Noise(settings.seed, first.ids), model.players[0])
-        loss.total.backward()
+        for player in model.players:
+            model.loss(first, Noise(settings.seed, first.ids), player).total.backward()
         seconds = time.perf_counter() - begun
     images, limit = settings.budget.images, settings.budget.seconds
-    steps = -(-images // settings.batch) if images else int((limit or 0.0) / seconds)
+    a_step = settings.batch * rounds(model.players)
+    steps = -(-images // a_step) if images else int((limit or 0.0) / seconds)
     weights = 4 * sum(t.numel() for t in model.state_dict().values())
     return {
         "recipe": spec.recipe,

@@ -174,6 +174,14 @@ def test_a_plan_tells_the_steps_that_are_taken(tiny, tmp_path):
     assert plan(tiny("17"), 0)["steps"] == state.step
 
 
+def test_a_plan_of_a_game_has_a_batch_for_every_turn_of_the_busiest_player(places, tmp_path):
+    knobs = TINY["wgan"] | {"data": places["images"], "budget": "64", "turns": "3"}
+    spec = resolve("wgan", knobs)
+    state = train(RunFolder(tmp_path / "run"), spec, workers=0, fresh=False, screen=SCREEN)
+    assert (state.step, state.images) == (3, 72)
+    assert plan(spec, 0)["steps"] == 3
+
+
 def test_two_steps_then_the_same_model_from_the_disk(tiny, tmp_path):
     folder = RunFolder(tmp_path / "run")
     state = train(folder, tiny(), workers=0, fresh=False, screen=SCREEN)
