@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -20,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from page import put
 
 from gensys.run import recipes
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- systems: written by docs/systems.py -->", "<!-- end of systems -->"
 SAMPLES = 1000
 
 BUDGET = "150k"
@@ -121,7 +119,6 @@ def write(file: Path) -> None:
     """Put the table into the README."""
     rows = {row["name"]: row for row in json.loads(file.read_text())}
     lines = [
-        BEGIN,
         "| system | paper | knobs that are set | fd / real data's | label agreement | CPU s, training | sampling |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -139,12 +136,8 @@ def write(file: Path) -> None:
         f"MNIST (5,000 digits), {SAMPLES:,} samples of the averaged weights, {taken}, one thread. fd: Frechet distance",
         "in the features of a LeNet, over that of other real images (1 = real). Agreement: how often a classifier sees",
         "the label that was asked for.",
-        END,
     ]
-    text = README.read_text()
-    README.write_text(
-        re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: "\n".join(lines), text, flags=re.DOTALL)
-    )
+    put(HERE.parent / "README.md", "systems", "systems.py", lines)
 
 
 if __name__ == "__main__":
