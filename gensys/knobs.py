@@ -98,7 +98,7 @@ class Training:
     """How long and how fast."""
 
     batch: int = 64  # rows per step, over all workers
-    budget: str = "500k"  # rows (64000, 500k, 2M) or time (90s, 10m, 2h)
+    budget: str = "500k"  # rows (64000, 500k, 2M), time (90s, 10m, 2h), or time of the processor (cpu:10m)
     lr: float = 1e-3  # peak learning rate
     precision: Precision = "auto"  # number format of the matrix products: auto, bf16 or fp32
     seed: int = 0  # of weights, order and noise

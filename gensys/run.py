@@ -278,14 +278,20 @@ def parse(name: str, text: str, kind: Any) -> Knob:
 
 
 def budget_of(text: str) -> Budget:
-    """ "90s", "10m", "2h": seconds of training. "64000", "500k", "2M": images (rows seen)."""
+    """ "90s", "10m", "2h": seconds of training; "cpu:10m": of the processor's time. "64000", "500k", "2M": images (rows
+    seen)."""
     from gensys.engine.loop import Budget
 
     if (seconds := _amount(text, {"s": 1, "m": 60, "h": 3600})) is not None:
         return Budget(seconds=seconds)
+    if text.startswith("cpu:") and (seconds := _amount(text[4:], {"s": 1, "m": 60, "h": 3600})) is not None:
+        return Budget(seconds=seconds, cpu=True)
     if (images := _amount(text, {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000})) is not None:
         return Budget(images=max(1, round(images)))
-    raise ConfigError(f"'budget' is a time (90s, 10m, 2h) or a number of images (64000, 500k, 2M), got {text!r}")
+    raise ConfigError(
+        f"'budget' is a time (90s, 10m, 2h; cpu:10m: of the processor) or a number of images (64000, 500k, 2M), got "
+        f"{text!r}"
+    )
 
 
 def seconds_of(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Families of models against each other, on the same data, for the same time: `gensys compare`.
+"""Families of models against each other, on the same data, for the same time of a processor: `gensys compare`.
 
 Every contender is trained from several seeds, a process of its own for each, on one thread, and then sampled and scored
 as `gensys sample` and `gensys evaluate` do it. One that models the latents of a codec pays for the codec as well: a
@@ -73,7 +73,8 @@ CONTENDERS: dict[str, Contender] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison is. data: what `open_source` opens. seconds: of training, for each run. samples: of each."""
+    """What a comparison is. data: what `open_source` opens. seconds: of the processor, to train
+    each run for. samples: of each."""
 
     data: str
     seconds: float
@@ -176,7 +177,7 @@ def _trained(place: Path, recipe: str, knobs: Mapping[str, str]) -> dict[str, An
 
 
 def _codec(place: Path, plan: Plan, cell: Cell) -> dict[str, Any]:
-    seconds = f"{plan.seconds * _CODEC_SHARE:.1f}s"
+    seconds = f"cpu:{plan.seconds * _CODEC_SHARE:.1f}s"
     found = _trained(place, cell.name, {"data": plan.data, "budget": seconds, "seed": str(cell.seed)})
     quiet = Screen(quiet=True)
     encode(RunFolder(place), place / "latents.zarr", data=None, shard=None, workers=0, screen=quiet)
@@ -192,7 +193,7 @@ def _run(place: Path, plan: Plan, cell: Cell) -> dict[str, Any]:
         if about is None or "failed" in about:
             raise GensysError(f"its codec failed: {(about or {}).get('failed', 'it is not there')}")
         data, seconds = str(codec / "latents.zarr"), plan.seconds * (1 - _CODEC_SHARE)
-    knobs = {"data": data, "budget": f"{seconds:.1f}s", "seed": str(cell.seed), **contender.knobs}
+    knobs = {"data": data, "budget": f"cpu:{seconds:.1f}s", "seed": str(cell.seed), **contender.knobs}
     found = _trained(place, contender.recipe, knobs)
     quiet = Screen(quiet=True)
     judge = place / "judge"

@@ -12,6 +12,7 @@ from gensys.catalogue import describe
 from gensys.cli import cli
 from gensys.engine.checkpoint import State, checkpoint_tensors, save_checkpoint
 from gensys.engine.posthoc import save_snapshot
+from gensys.engine.settings import Budget
 from gensys.errors import CheckpointError, ConfigError, RunError
 from gensys.run import Spec, _paper, budget_of, knobs_of, nearest, parse, recipes, resolve
 from gensys.run_folder import RunFolder
@@ -265,11 +266,35 @@ def test_nearest():
 )  # fmt: skip
 def test_budgets(text, seconds, images):
     budget = budget_of(text)
-    assert (budget.seconds, budget.images) == (seconds, images)
+    assert (budget.seconds, budget.images, budget.cpu) == (seconds, images, False)
+    if seconds:
+        assert budget_of(f"cpu:{text}") == Budget(seconds=seconds, cpu=True)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-5", "0s", "-1h", "ten", "10x", "10mm", "s", "k", "nan", "inf", "infs", "infk", "1e308G"]
+    "text",
+    [
+        "",
+        "0",
+        "-5",
+        "0s",
+        "-1h",
+        "ten",
+        "10x",
+        "10mm",
+        "s",
+        "k",
+        "nan",
+        "inf",
+        "infs",
+        "infk",
+        "1e308G",
+        "cpu:",
+        "cpu:5k",
+        "cpu:64000",
+        "cpu:0s",
+        "cpu 5s",
+    ],
 )
 def test_budgets_that_are_none(text):
     with pytest.raises(ConfigError, match="'budget' is a time"):

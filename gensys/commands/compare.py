@@ -15,7 +15,7 @@ from gensys.terminal import Answer, answering, columns, keeping, quoted
 @click.command()
 @folder_option(RUNS / "comparison")
 @click.option("--data", default="mnist", show_default=True, help="mnist, fashion or a folder of images in classes.")
-@click.option("--budget", metavar="TIME", default="4m", show_default=True, help="To train each run for: 90s, 4m, 1h.")
+@click.option("--budget", metavar="TIME", default="4m", show_default=True, help="Processor time a training.")
 @click.option("--families", metavar="A,B,...", default="", help="Which contenders.  [default: all]")
 @click.option("--seeds", type=click.IntRange(1), metavar="N", default=3, show_default=True, help="Runs of each.")
 @click.option(
@@ -29,9 +29,9 @@ def compare(
 ) -> Answer:
     """Measure every family on the same data.
 
-    Trained for the same time, each from several seeds: likelihood, quality, coverage, speed and stability of VAEs, VQ
-    models, GANs, flows, diffusion and flow matching, in one table and a page of plots. What is finished is not redone;
-    --workers runs are trained side by side.
+    Trained for the same time of a processor, each from several seeds: likelihood, quality, coverage, speed and
+    stability of VAEs, VQ models, GANs, flows, diffusion and flow matching, in one table and a page of plots. What is
+    finished is not redone; --workers runs are trained side by side.
     """
     from gensys.pipelines.compare import CONTENDERS, Plan
     from gensys.pipelines.compare import compare as pipeline

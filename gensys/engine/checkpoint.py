@@ -57,7 +57,8 @@ _FILES = {"model.safetensors", "average.safetensors", "optim.safetensors", "stat
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands. step: steps taken; images: rows seen; seconds: time spent in training; skipped: steps that
+    """Where a run stands. step: steps taken; images: rows seen; seconds: time spent in training, as
+    the budget counts it; skipped: steps that
     changed nothing, as their gradient was not finite, or far too large. score: of the averaged weights, lower = better;
     None = not asked for, or not finite. norms: the gradient norms that a player's next one is compared with, see
     gensys/engine/guard.py."""

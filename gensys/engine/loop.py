@@ -7,7 +7,6 @@ weights, average, optimizers and log in a run folder from which it goes on, bit 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +126,7 @@ def train(
     kept = int(settings.budget.progress(state) * settings.snapshots)
     if chief and profiles:
         drop_after(folder / "snapshots", state.step)
-    clock = time.perf_counter() - state.seconds
+    clock = settings.budget.clock() - state.seconds
     saved_at, pictured = state.seconds, settings.budget.progress(state)
     begun = logged = state.step
     terms: dict[str, Tensor] = {}
@@ -139,7 +138,7 @@ def train(
             while not state.finished:
                 saver.check()
                 wishes = stop is not None and stop(), saver.busy
-                seconds, wish, busy = _agree(time.perf_counter() - clock, *wishes, world, device)
+                seconds, wish, busy = _agree(settings.budget.clock() - clock, *wishes, world, device)
                 state = replace(state, seconds=seconds)
                 fraction = settings.budget.progress(state)
                 state = replace(state, finished=fraction >= 1.0)

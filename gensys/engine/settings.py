@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from gensys.engine.checkpoint import State
@@ -14,14 +15,25 @@ __all__ = ["Budget", "Settings"]
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run ends: after so many images (rows seen), or after so many seconds of training. One of the two."""
+    """When a run ends: after so many images (rows seen), or after so many seconds of training. One of the two.
+
+    cpu: the seconds are those that the process, of the worker who takes longest, spends on the processor: what else
+    runs on the machine takes nothing away. Time on a GPU is not in them.
+    """
 
     images: int | None = None
     seconds: float | None = None
+    cpu: bool = False
 
     def __post_init__(self) -> None:
+        if self.cpu and self.seconds is None:
+            raise ConfigError(f"'cpu' says which seconds a budget counts, and this one counts images: {self}")
         if (self.images is None) == (self.seconds is None) or not (self.images or self.seconds or 0) > 0:
             raise ConfigError(f"a budget is a positive number of images or of seconds, got {self}")
+
+    def clock(self) -> float:
+        """Seconds from an arbitrary beginning, of the kind that is counted."""
+        return time.process_time() if self.cpu else time.perf_counter()
 
     def progress(self, state: State) -> float:
         """The fraction that is spent, in [0, 1]."""

@@ -18,7 +18,7 @@ def kl_autoencoder(
     levels: int = 2,  # resolutions; the latents are 2 * 2^(levels - 1) times smaller than the image
     beta: float = 1e-4,  # weight of the KL term
     batch: int = 16,  # images per step, over all workers; many small steps beat few large ones here
-    budget: str = "150k",  # images (64000, 500k, 2M) or time (90s, 10m, 2h)
+    budget: str = "150k",  # images (64000, 500k, 2M), time (90s, 10m, 2h), or time of the processor (cpu:10m)
     lr: float = 4e-3,  # peak learning rate
     precision: Precision = "auto",  # number format of the matrix products: auto, bf16 or fp32
     seed: int = 0,  # of weights, order and noise

@@ -125,9 +125,9 @@ def _protocol(document: Mapping[str, Any]) -> list[str]:
         if cell["seed"] == 0 and "bits_per_dim" in cell["metrics"]
     )
     return [
-        f"Data: {document['data']}. Every run trained for {plan['seconds']:g} s on one thread; {plan['seeds']} seeds, "
-        f"{plan['samples']:,} samples of each run. A model of latents trained for two thirds of the time, its codec "
-        f"for one.",
+        f"Data: {document['data']}. Every run trained for {plan['seconds']:g} s of a processor, on one thread; "
+        f"{plan['seeds']} seeds, {plan['samples']:,} samples of each run. A model of latents trained for two "
+        f"thirds of the time, its codec for one.",
         "fd: Frechet distance in the features of a LeNet over that of as many other real images (1 = real data); ± is "
         "the standard deviation over seeds. Agreement: how often a classifier sees the label that was asked for. "
         "Parameters, memory and evaluations do not count the codec.",

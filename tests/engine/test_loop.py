@@ -1,5 +1,6 @@
 """The training loop: players, budgets, and runs that go on as if nothing had happened."""
 
+import itertools
 import json
 import math
 import os
@@ -7,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from gensys.data import order
 from gensys.engine.checkpoint import newest, read_state
 from gensys.engine.loop import Budget, Settings, train
 from gensys.engine.optim import Optim
-from gensys.errors import TrainingError
+from gensys.errors import ConfigError, TrainingError
 from gensys.noise import Noise, Stream
 
 CONSTANT = Optim(lr=0.05, warmup=0, decay=0.0)
@@ -227,6 +230,20 @@ def test_a_budget_of_time_ends(tmp_path):
     assert 0.5 <= state.seconds < 1.5
     assert time.perf_counter() - begun < 5
     assert read_state(newest(tmp_path / "checkpoints")) == state
+
+
+@pytest.mark.parametrize(("cpu", "steps"), [(True, 10), (False, 2)])
+def test_a_budget_of_processor_time_has_a_clock_of_its_own(tmp_path, monkeypatch, cpu, steps):
+    ticks = {name: itertools.count(5.0, by) for name, by in (("process_time", 0.1), ("perf_counter", 0.5))}
+    clocks = SimpleNamespace(**{name: partial(next, count) for name, count in ticks.items()})
+    monkeypatch.setattr("gensys.engine.settings.time", clocks)
+    _, state, given = fit(tmp_path, budget=Budget(seconds=0.95, cpu=cpu))
+    assert (state.finished, state.step, len(given)) == (True, steps - 1, steps - 1)
+
+
+def test_a_budget_of_images_has_no_clock():
+    with pytest.raises(ConfigError, match="'cpu'"):
+        Budget(images=5, cpu=True)
 
 
 def test_time_counts_on_after_a_stop(tmp_path):
