@@ -274,26 +274,8 @@ def test_budgets(text, seconds, images):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "0",
-        "-5",
-        "0s",
-        "-1h",
-        "ten",
-        "10x",
-        "10mm",
-        "s",
-        "k",
-        "nan",
-        "inf",
-        "infs",
-        "infk",
-        "1e308G",
-        "cpu:",
-        "cpu:5k",
-        "cpu:64000",
-        "cpu:0s",
-        "cpu 5s",
+        *("", "0", "-5", "0s", "-1h", "ten", "10x", "10mm", "s", "k", "nan", "inf", "infs", "infk", "1e308G"),
+        *("cpu:", "cpu:5k", "cpu:64000", "cpu:0s", "cpu 5s"),
     ],
 )
 def test_budgets_that_are_none(text):
