@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import nn
 
+from gensys import targets
 from gensys.domain import Domain
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
@@ -47,6 +48,7 @@ from gensys.solvers import (
     unipc,
 )
 from gensys.systems.stylegan import Style
+from gensys.targets import Target
 from gensys.teacher import open_denoiser
 from gensys.times import (
     LogitNormal,
@@ -64,7 +66,19 @@ from gensys.times import (
     uniform,
 )
 
-__all__ = ["GRIDS", "SAMPLING", "SOLVERS", "Network", "Rivals", "Sampling", "Styles", "Times", "Training"]
+__all__ = [
+    "GRIDS",
+    "SAMPLING",
+    "SOLVERS",
+    "Network",
+    "Rivals",
+    "Sampling",
+    "Styles",
+    "TargetName",
+    "Times",
+    "Training",
+    "target_of",
+]
 
 SolverName = Literal[
     "ancestral", "churn", "ddim", "dopri5", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "euler",
@@ -90,7 +104,23 @@ SOLVERS: dict[SolverName, Solver] = {
     "rk4": rk4,
     "unipc": unipc,
 }
+TargetName = Literal["auto", "noise", "data", "v", "velocity"]
+TARGETS: dict[str, Target] = {
+    "noise": targets.noise,
+    "data": targets.data,
+    "v": targets.v,
+    "velocity": targets.velocity,
+}
 GRIDS = {"uniform": uniform, "trailing": trailing, "leading": leading, "quadratic": quadratic, "cosine": cosine}
+
+
+def target_of(name: TargetName, domain: Domain) -> Target:
+    """What a network of DDPM's schedules predicts. auto: the noise of images, as published, and v of all else.
+
+    At the noisy end the noise says little: an error of it is 1 / alpha times as large in the data, 160 times at the end
+    of the linear schedule. Images are clipped there; latents and vectors have no bounds to be clipped to.
+    """
+    return TARGETS[("noise" if domain.bounds else "v") if name == "auto" else name]
 
 
 @dataclass(frozen=True)

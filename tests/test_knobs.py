@@ -10,11 +10,23 @@ import torch
 from torch import nn
 
 from gensys import targets
+from gensys.catalogue import describe
 from gensys.denoiser import Denoiser
 from gensys.domain import open_domain
 from gensys.errors import ConfigError, DataError
 from gensys.families.diffusion import Diffusion
-from gensys.knobs import SAMPLING, SOLVERS, GridName, Network, Sampling, SolverName, Training
+from gensys.knobs import (
+    SAMPLING,
+    SOLVERS,
+    TARGETS,
+    GridName,
+    Network,
+    Sampling,
+    SolverName,
+    TargetName,
+    Training,
+    target_of,
+)
 from gensys.nn.dit import DiT
 from gensys.nn.mlp import MLP
 from gensys.nn.unet import UNet
@@ -30,6 +42,13 @@ LABELLED = SimpleNamespace(conditional=True, bounds=(-1.0, 1.0))
 class Half(nn.Module):
     def forward(self, x_t, t, cond):
         return 0.5 * x_t
+
+
+def test_the_noise_is_predicted_where_estimates_can_be_clipped():
+    assert (target_of("auto", LABELLED), target_of("auto", PLAIN)) == (targets.noise, targets.v)
+    assert [target_of(name, PLAIN) for name in get_args(TargetName)[1:]] == [*TARGETS.values()]
+    for recipe in ("ddpm", "iddpm", "dit", "latent_diffusion"):
+        assert {knob.name: knob.default for knob in describe(recipe).knobs}["target"] == "auto"
 
 
 def test_every_solver_has_a_name():

@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from gensys import targets
 from gensys.core import Generative
 from gensys.domain import open_domain
-from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.knobs import SAMPLING, Network, Sampling, TargetName, Training, target_of
 from gensys.objectives.weights import MinSNR, Weight, even, snr_plus_one, truncated_snr
 from gensys.paths import Discrete, cosine_schedule, linear_schedule, scaled_linear_schedule, zero_terminal_snr
 from gensys.run import Run
@@ -17,8 +16,6 @@ from gensys.solvers import ancestral
 from gensys.systems import ddpm as system
 
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "scaled_linear": scaled_linear_schedule}
-TargetName = Literal["auto", "noise", "data", "v", "velocity"]
-TARGETS = {"noise": targets.noise, "data": targets.data, "v": targets.v, "velocity": targets.velocity}
 WEIGHTS: dict[str, Weight] = {
     "even": even,
     "min_snr": MinSNR(),
@@ -33,8 +30,6 @@ def ddpm(
     timesteps: int = 1000,  # T, steps of the schedule that is trained; samples take far fewer, see steps
     schedule: Literal["linear", "cosine", "scaled_linear"] = "linear",  # of the noise: linear in beta, in its root, ...
     zero_terminal: bool = False,  # whether the schedule is rescaled to end in pure noise: not for target noise
-    # of latents and vectors, which nothing clips, the noise tells little at the noisy end: an error of it is 1 / alpha
-    # times as large in the data, 160 times at the end of the linear schedule
     target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
     weight: Literal["even", "min_snr", "snr_plus_one", "truncated_snr"] = "even",  # of the steps in the loss
     variance: Literal["small", "large"] = "small",  # of ancestral steps: right for data at a point, or of unit variance
@@ -60,7 +55,7 @@ def ddpm(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
-            target=TARGETS[("noise" if domain.bounds else "v") if target == "auto" else target],
+            target=target_of(target, domain),
             weight=WEIGHTS[weight],
             dropout=dropout,
             sampler=sampler,

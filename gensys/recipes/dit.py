@@ -6,7 +6,7 @@ from typing import Literal
 
 from gensys.core import Generative
 from gensys.domain import open_domain
-from gensys.knobs import SAMPLING, Sampling, Training
+from gensys.knobs import SAMPLING, Sampling, TargetName, Training, target_of
 from gensys.nn.dit import SIZES, DiT
 from gensys.run import Run
 from gensys.systems.dit import PATH
@@ -18,6 +18,7 @@ def dit(
     side: int = 32,  # side to which images are cropped and scaled
     size: Literal["tiny", "S", "B", "L", "XL"] = "tiny",  # of the transformer: tiny is for a CPU
     patch: int = 0,  # side of the squares that become one token; 0 = 2 for latents, 4 for pixels
+    target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
     dropout: float = 0.1,  # probability that a row is trained without its label
     aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
     training: Training = Training(batch=64, budget="500k", lr=1e-3),  # noqa: B008 - a frozen value
@@ -43,6 +44,7 @@ def dit(
         return system(
             net,
             domain.shape,
+            target=target_of(target, domain),
             dropout=dropout,
             sampler=sampling.sampler(PATH, domain),
         )

@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from gensys import targets
 from gensys.core import Generative
 from gensys.domain import open_domain
-from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.knobs import SAMPLING, Network, Sampling, TargetName, Training, target_of
 from gensys.likelihood import bin_width
 from gensys.paths import Discrete, cosine_schedule, linear_schedule
 from gensys.run import Run
@@ -17,7 +16,6 @@ from gensys.solvers import ancestral
 from gensys.systems import iddpm as system
 
 SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
-TARGETS = {"noise": targets.noise, "v": targets.v}
 
 
 def iddpm(
@@ -25,7 +23,7 @@ def iddpm(
     size: int = 32,  # side of the images, where they have none of their own
     timesteps: int = 1000,  # T, steps of the schedule that is trained; samples take far fewer, see steps
     schedule: Literal["cosine", "linear"] = "cosine",  # of the noise
-    target: Literal["noise", "v"] = "noise",  # what the network predicts
+    target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
     share: float = 0.001,  # of the variational bound in the loss: it teaches the variance alone
     variance: Literal["learned", "small", "large"] = "learned",  # of ancestral steps: as learned, or its bounds
     dropout: float = 0.1,  # probability that a row is trained without its label
@@ -50,7 +48,7 @@ def iddpm(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector, outputs=2 * domain.shape[0]),
             domain.shape,
             path=path,
-            target=TARGETS[target],
+            target=target_of(target, domain),
             share=share,
             width=bin_width() if domain.bounds else None,  # images have 8 bits
             dropout=dropout,

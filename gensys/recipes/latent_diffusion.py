@@ -5,7 +5,7 @@ from __future__ import annotations
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import DataError
-from gensys.knobs import SAMPLING, Network, Sampling, Training
+from gensys.knobs import SAMPLING, Network, Sampling, TargetName, Training, target_of
 from gensys.run import Run
 from gensys.systems.latent_diffusion import PATH
 from gensys.systems.latent_diffusion import latent_diffusion as system
@@ -13,6 +13,7 @@ from gensys.systems.latent_diffusion import latent_diffusion as system
 
 def latent_diffusion(
     data: str,  # a latent store, as `gensys encode` makes it
+    target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
     dropout: float = 0.1,  # probability that a row is trained without its label
     aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
     network: Network = Network(net="unet", width=64, depth=1, levels=2),  # noqa: B008 - a frozen value
@@ -34,6 +35,7 @@ def latent_diffusion(
         return system(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
+            target=target_of(target, domain),
             dropout=dropout,
             sampler=sampling.sampler(PATH, domain),
         )

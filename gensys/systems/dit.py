@@ -11,10 +11,12 @@ Peebles and Xie, 2022, "Scalable diffusion models with transformers", arXiv:2212
 
 from __future__ import annotations
 
+from gensys import targets
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.nn.dit import DiT
 from gensys.paths import Discrete, linear_schedule
 from gensys.systems.ddpm import ddpm
+from gensys.targets import Target
 
 __all__ = ["PATH", "dit"]
 
@@ -26,8 +28,10 @@ def dit(
     shape: tuple[int, ...],
     *,
     path: Discrete = PATH,
+    target: Target = targets.noise,
     dropout: float = 0.1,
     sampler: Sampler = Sampler(),  # noqa: B008 - a frozen value
 ) -> Diffusion:
-    """net: a transformer for data of `shape`, usually latents. dropout: of the condition, the paper's 0.1."""
-    return ddpm(net, shape, path=path, dropout=dropout, sampler=sampler)
+    """net: a transformer for data of `shape`, usually latents. target: the noise, as published, or
+    another. dropout: of the condition, the paper's 0.1."""
+    return ddpm(net, shape, path=path, target=target, dropout=dropout, sampler=sampler)

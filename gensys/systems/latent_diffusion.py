@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from gensys import targets
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.paths import Discrete, scaled_linear_schedule
 from gensys.systems.ddpm import ddpm
+from gensys.targets import Target
 
 __all__ = ["PATH", "latent_diffusion"]
 
@@ -25,8 +27,10 @@ def latent_diffusion(
     shape: tuple[int, ...],
     *,
     path: Discrete = PATH,
+    target: Target = targets.noise,
     dropout: float = 0.1,
     sampler: Sampler = Sampler(),  # noqa: B008 - a frozen value
 ) -> Diffusion:
-    """net: a backbone for latents of `shape`, of unit variance. dropout: of the condition, for guidance."""
-    return ddpm(net, shape, path=path, dropout=dropout, sampler=sampler)
+    """net: a backbone for latents of `shape`, of unit variance. target: the noise, as published,
+    or another. dropout: of the condition, for guidance."""
+    return ddpm(net, shape, path=path, target=target, dropout=dropout, sampler=sampler)
