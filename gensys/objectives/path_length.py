@@ -1,11 +1,15 @@
 """The path-length regulariser of StyleGAN 2: a step in w is to change an image by as much wherever it is made.
 
     every k-th batch   k weight E (|J^T y| - a)^2,   y ~ N(0, I) / sqrt(H W),   a = a running mean of |J^T y|
+    a = m / c;         m <- decay m + (1 - decay) E |J^T y|,   c <- decay c + (1 - decay),   m = c = 0 at first
 
 J = dg(w) / dw; |.| the root of the mean over layers of the sum over w's elements. J^T y is the gradient of <g(w), y>.
 
 Karras et al., 2019, "Analyzing and improving the image quality of StyleGAN", arXiv:1912.04958, section 3.2 (equation
-4) and appendix B; the weight: 2 = the published code's.
+4) and appendix B; the weight: 2 = the published code's. There a is m, which starts at 0: for the first hundreds of
+steps lengths are drawn to far less than they are, and images that do not change with w have none. A run of theirs
+outlives that, a short one does not. Over c, as Kingma and Ba, 2014, arXiv:1412.6980, have it, a is a mean from the
+start; the first batch, which has none before it, is only measured.
 """
 
 from __future__ import annotations
@@ -50,8 +54,10 @@ class PathLength(nn.Module):
             raise ValueError(f"'weight' must be positive and 'every' at least 1, got {weight} and {every}")
         self.weight, self.every, self.decay = weight, every, decay
         self.register_buffer("length", torch.zeros(()))
+        self.register_buffer("share", torch.zeros(()))  # of the mean that batches have made up so far: c
 
     length: Tensor
+    share: Tensor
 
     def forward(self, generator: Styled, z: Tensor, cond: Cond, noise: Noise) -> Tensor:
         if noise.step % self.every:
@@ -61,7 +67,10 @@ class PathLength(nn.Module):
             images = generator.render(w, noise)
             y = noise.normal(tuple(images.shape[1:]), Stream.PROBE)
             lengths = path_lengths(images, w, y)
-        penalty = (lengths - self.length.clone()).square().mean()
+        # without a branch, for which the device would be waited for; the share is 1 - decay after one batch
+        begun, mean = (self.share > 0).float(), self.length / self.share.clamp(min=1.0 - self.decay)
+        penalty = begun * (lengths - mean).square().mean()
         with torch.no_grad():
             self.length.lerp_(lengths.mean(), 1.0 - self.decay)
+            self.share.lerp_(torch.ones_like(self.share), 1.0 - self.decay)
         return self.every * self.weight * penalty

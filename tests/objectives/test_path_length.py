@@ -46,6 +46,7 @@ def test_penalty_and_mean():
     noise = Noise(0, torch.arange(6), 8)
     z = nn.Parameter(torch.randn(6, WIDTH))
     penalty.length.fill_(1.5)
+    penalty.share.fill_(1.0)
     found = penalty(net, z, {}, noise)
     lengths = wanted_lengths(net.a, noise.normal(SHAPE, Stream.PROBE))
     wanted = 12.0 * (lengths - 1.5).square().mean()
@@ -55,8 +56,20 @@ def test_penalty_and_mean():
     torch.testing.assert_close(a, torch.autograd.grad(wanted, net.a)[0])
 
 
+def test_the_mean_is_one_from_the_start():
+    """The first batch is measured and costs nothing; a second one of the same lengths costs their variance alone."""
+    net, penalty = Linear(), PathLength(weight=1.0, every=1)
+    noise, z = Noise(0, torch.arange(64)), torch.randn(64, WIDTH, requires_grad=True)
+    lengths = wanted_lengths(net.a, noise.normal(SHAPE, Stream.PROBE)).detach()
+    first, second = (penalty(net, z, {}, noise) for _ in range(2))
+    assert not any(g.any() for g in torch.autograd.grad(first, net.a))
+    assert float(second.detach()) == pytest.approx(float(lengths.var(correction=0)), rel=1e-4)
+    assert float(penalty.length / penalty.share) == pytest.approx(float(lengths.mean()), rel=1e-5)
+
+
 def test_lazy():
     penalty = PathLength(every=4)
+    penalty.share.fill_(1.0)
     noise = Noise(0, torch.arange(2))
     z = torch.randn(2, WIDTH, requires_grad=True)
     taken = [float(penalty(Linear(), z, {}, noise.at(step)).detach()) > 0.0 for step in range(9)]
@@ -68,11 +81,13 @@ def test_parts_are_the_whole():
     net, z, noise = Linear(), torch.randn(8, WIDTH, requires_grad=True), Noise(0, torch.arange(8))
     whole = PathLength()
     whole.length.fill_(2.0)
+    whole.share.fill_(1.0)
     total = whole(net, z, {}, noise)
     parts, lengths = [], []
     for rows in (slice(0, 4), slice(4, 8)):
         part = PathLength()
         part.length.fill_(2.0)
+        part.share.fill_(1.0)
         parts.append(part(net, z[rows], {}, Noise(0, noise.ids[rows])))
         lengths.append(part.length)
     torch.testing.assert_close(torch.stack(parts).mean(), total)
