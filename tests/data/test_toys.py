@@ -97,6 +97,20 @@ def test_a_checkerboard_has_eight_even_squares():
     assert (inside.var(0) - 1 / 12).abs().max() < 0.002
 
 
+def test_points_of_the_grid_are_counted_where_they_are():
+    counts = toys.count_grid_gaussians(points("25gaussians"))
+    share = 1 - math.exp(-4.5)  # Rayleigh, within 3
+    assert counts.sum().item() / N == pytest.approx(share, abs=4 * (share * (1 - share) / N) ** 0.5)
+    assert ((counts - N * share / 25).abs() < 4 * (N * 24 / 625) ** 0.5).all()
+    forgotten = points("25gaussians")
+    forgotten = forgotten[(forgotten - torch.tensor([2.0, -4.0])).norm(dim=1) > 1]
+    assert (toys.count_grid_gaussians(forgotten) == 0).nonzero()[:, 0].tolist() == [15]  # column 3, row 0
+    near, far = torch.tensor([0.149, 0.0]), torch.tensor([0.151, 0.0])  # 0.15 = 3 standard deviations
+    beyond = torch.tensor([9.0, 9.0])  # of no mode
+    found = toys.count_grid_gaussians(torch.stack([near, far, beyond, near - torch.tensor([0.0, 4.0])]))
+    assert {k: int(found[k]) for k in found.nonzero()[:, 0].tolist()} == {10: 1, 12: 1}
+
+
 def test_spirals_are_two_arms_that_are_each_others_image():
     x = points("spirals")
     assert x.mean(0).abs().max() < 4 * 2 / N**0.5

@@ -17,7 +17,7 @@ from gensys.families.latent import Latent
 from gensys.nn.dcgan import critic, generator
 from gensys.noise import Noise, Stream
 from gensys.objectives.games import InstanceNoise, non_saturating, wasserstein
-from gensys.objectives.penalties import R1, GradientPenalty, Lazy
+from gensys.objectives.penalties import R1, GradientPenalty, Lazy, input_gradient
 from gensys.systems.cgan import cgan
 from gensys.systems.gan import gan
 from gensys.systems.wgan import wgan
@@ -243,3 +243,31 @@ def test_the_critics_estimate_goes_with_the_distance(options):
     assert np.corrcoef(true, found)[0, 1] > (0.99 if "penalty" in options else 0.9)
     if "penalty" in options:  # its critic's gradient has about the length 1, so its estimate has the distance's scale
         assert np.abs(found / true - 1).max() < 0.25  # 1 + W1 / 20 at best
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_wgan_gp_moves_its_samples_to_both_halves_of_the_data():
+    """Both players, by turns: two narrow normals at -2 and 2. Samples begin 1.9 away, in the middle."""
+    torch.manual_seed(0)
+    model = wgan_gp((1,), weight=1.0, latent=1, width=32, depth=2, turns=3, bounded=False)
+    optimizers = {player: torch.optim.Adam(model.parameters_of(player), 2e-3, (0.0, 0.9)) for player in model.players}
+    signs = torch.tensor([-2.0, 2.0]).repeat(32)[:, None]
+
+    def distance(count=2000):
+        x = model.sample({}, Noise(7, torch.arange(count)))[:, 0].numpy()
+        return wasserstein_distance(x, np.resize([-2.0, 2.0], count)), (x > 0).mean()
+
+    begun, _ = distance()
+    assert begun > 1.5
+    for step in range(250):
+        for turn, player in enumerate(model.players):
+            noise = Noise(3, torch.arange(64), 4 * step + turn)
+            x = signs + 0.05 * noise.normal((1,), Stream.EPS)
+            optimizers[player].zero_grad()
+            model.loss(Batch(x, {}, noise.ids), noise, player).total.backward()
+            optimizers[player].step()
+    ended, right = distance()
+    assert ended < 0.4
+    assert 0.35 < right < 0.65
+    slopes = input_gradient(lambda x: model.critic(x, {}), torch.linspace(-2.0, 2.0, 41)[:, None])
+    assert float(slopes.detach().abs().mean()) < 1.5  # 1 at best, and far more without the penalty
