@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 Cond = Mapping[str, Tensor]
-"""What a sample is conditioned on: "label" (B,) int64, "vector" (B, L) float32, "text" (B, L, D), ...; an empty mapping
-= unconditional. A label of -1 is "no label", and a vector of NaN "no vector", row by row: the form that classifier-free
-guidance trains and samples with."""
+"""What a sample is conditioned on: "label" (B,) int64, "vector" (B, L) float32, "text" (B, L, D), "image" (B, *S) that
+is translated, ...; an empty mapping = unconditional. A label of -1 is "no label", and a vector of NaN "no vector", row
+by row: the form that classifier-free guidance trains and samples with."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class Stream(IntEnum):
     PROBE = 9  # Hutchinson's probes of a divergence
     DEQUANTISE = 10  # where within its bin an integer lies
     INSTANCE = 11  # noise on what a critic sees
+    HISTORY = 12  # whether a critic sees a sample of the generator, or of one as it was earlier
+    PARTNER = 13  # which row of another domain a row is given
     TEXTURE = 15  # the noise inputs of a generator's layers
     STYLE = 16  # the latent of a second style in one sample
     MIXING = 17  # whether, and from which layer on, a sample has a second style

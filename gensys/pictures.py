@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["grid", "pairs", "save_animation", "save_png", "to_uint8"]
+__all__ = ["beneath", "grid", "save_animation", "save_png", "to_uint8"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -33,16 +33,16 @@ def grid(images: Tensor, columns: int, gap: int = 1, scale: int = 1) -> Image.Im
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def pairs(x: Tensor, decoded: Tensor, columns: int) -> Tensor:
-    """Originals and reconstructions in the order in which `grid` shows each row of the ones above that of the others.
+def beneath(sets: Sequence[Tensor], columns: int) -> Tensor:
+    """Images that belong together, such as originals and reconstructions, in the order in which `grid` shows each row
+    of the first set above that of the second, and so on.
 
-    Both (N, C, H, W) in [-1, 1]; returns such images, the last two rows filled up with white ones: (2 M columns, ...).
+    Each set (N, C, H, W) uint8; returns such images, the last rows filled up with white ones.
     """
-    short = -len(x) % columns
-    white = x.new_ones((short, *x.shape[1:]))
-    above, below = torch.cat([x, white]), torch.cat([decoded.to(x), white])
-    rows = zip(above.split(columns), below.split(columns), strict=True)
-    return torch.cat([half for both in rows for half in both])
+    short = -len(sets[0]) % columns
+    filled = [torch.cat([images, images.new_full((short, *images.shape[1:]), 255)]) for images in sets]
+    rows = zip(*(images.split(columns) for images in filled), strict=True)
+    return torch.cat([images for row in rows for images in row])
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

@@ -20,7 +20,7 @@ from gensys.data.store import ArraySpec, Store
 from gensys.data.where import Where, is_url, resolved
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, RunError
-from gensys.pictures import grid, save_png, to_uint8
+from gensys.pictures import beneath, grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run import Spec
 from gensys.run_folder import RunFolder
@@ -36,13 +36,16 @@ def in_latents(model: Generative) -> InLatents:
 
 
 def save_picture(store: Store) -> None:
-    """Beside a store of images in a directory, a grid of the first hundred."""
+    """Beside a store of images in a directory, a grid of the first hundred; of translations, of the first fifty, each
+    below the image that it was made of and above what comes back of it."""
     if is_url(store.where):
         return
     shape = store.config.arrays["x"].shape
     if len(shape) == 3 and shape[0] in (1, 3):
-        first = torch.from_numpy(store.read("x", np.arange(min(100, len(store)))))
-        save_png(grid(first, columns=10, scale=2), store.path.with_suffix(".png"))
+        names = ("image", "x", "cycle") if "cycle" in store.config.arrays else ("x",)
+        rows = np.arange(min(100 if len(names) == 1 else 50, len(store)))
+        sets = [torch.from_numpy(store.read(name, rows)) for name in names]
+        save_png(grid(beneath(sets, columns=10), columns=10, scale=2), store.path.with_suffix(".png"))
 
 
 def _made_by(latents: Store) -> tuple[RunFolder, Spec, str]:

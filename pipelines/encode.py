@@ -30,14 +30,14 @@ __all__ = ["EncodeJob", "Input", "encode", "encode_by_aspect", "predict", "sourc
 
 
 def source_of(spec: Spec, data: str | None) -> Source:
-    """What a codec's run encodes: `data`, or what it was trained on."""
+    """What a codec's run encodes, or a translator's translates: `data`, or what it was trained on."""
     own = spec.load().source
     if data is None:
         return own
     other = open_source(data, own.shape[-1])
     if other.shape != own.shape:
         raise RunError(
-            f"{data!r} holds data of shape {other.shape}, and the codec was trained on {own.shape}: give the like"
+            f"{data!r} holds data of shape {other.shape}, and the model was trained on {own.shape}: give the like"
         )
     return other
 

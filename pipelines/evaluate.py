@@ -30,14 +30,22 @@ from gensys.data.pairs import Pairs
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source
 from gensys.data.store import Store
+from gensys.data.unpaired import Unpaired
 from gensys.engine.precision import resolve
 from gensys.errors import ConfigError, RunError
 from gensys.evaluate.classifier import Judge, judge
 from gensys.evaluate.frechet import Moments
-from gensys.evaluate.metrics import Metric, evaluate_bits, evaluate_moments, evaluate_reconstruction, evaluate_samples
+from gensys.evaluate.metrics import (
+    Metric,
+    evaluate_bits,
+    evaluate_moments,
+    evaluate_reconstruction,
+    evaluate_samples,
+    evaluate_translation,
+)
 from gensys.likelihood import bin_width
 from gensys.noise import Noise
-from gensys.pictures import grid, pairs, save_png, to_uint8
+from gensys.pictures import beneath, grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run_folder import RunFolder, open_codec
 
@@ -179,8 +187,25 @@ def _reconstruct(codec: Codec, source: Source, picture: Path | None) -> dict[str
     x, _ = _images(source, rows)
     decoded = torch.cat([codec.decode(codec.encode(part).mode) for part in x.split(64)])
     if picture is not None:
-        save_png(grid(to_uint8(pairs(x[:20], decoded[:20], columns=10)), columns=10, scale=2), picture)
+        sets = [to_uint8(images[:20]) for images in (x, decoded)]
+        save_png(grid(beneath(sets, columns=10), columns=10, scale=2), picture)
     return evaluate_reconstruction(x, decoded)
+
+
+def _translate(store: Store, source: Unpaired) -> tuple[dict[str, Metric], list[str]]:
+    """Scores of translations, and why others are left out."""
+    rows = np.arange(len(store))
+    images, made, back = (images_of(store.read(name, rows)) for name in ("image", "x", "cycle"))
+    target, about = torch.from_numpy(store.read("label", rows)), store.attributes
+    means = torch.empty_like(images)
+    for domain in target.unique():
+        means[target == domain] = images[target == domain].mean(0)
+    left_out = [] if source.known else ["no translation error: which images belong together is not known"]
+    if "data" in about:
+        left_out = ["no translation error: the images were given, and what they truly are is not known"]
+    first, label = about["first"], about["label"]
+    truth = None if left_out else source.truth(source.shown(first + torch.from_numpy(rows), label)[0])
+    return evaluate_translation(images, made, back, means, truth), left_out
 
 
 def _bits(model: Generative, source: Source, rows: Tensor) -> dict[str, Metric]:
@@ -261,6 +286,9 @@ def evaluate(
                     metrics |= _reconstruct(codec, source, folder.path / "reconstructions.png" if own else None)
                 elif codec is not None:
                     left_out.append("no reconstruction: there are no held-out images")
+                if isinstance(source, Unpaired):
+                    translated, missing = _translate(store, source)
+                    metrics, left_out = metrics | translated, left_out + missing
             phase.update(len(store))
         if bits:
             try:

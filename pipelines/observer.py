@@ -31,7 +31,7 @@ from gensys.errors import CheckpointError, RunError
 from gensys.evaluate.classifier import features
 from gensys.evaluate.frechet import Moments, frechet
 from gensys.noise import Noise
-from gensys.preview import draw, labels_for
+from gensys.preview import conditions, draw
 from gensys.run import Run
 from gensys.run_folder import RunFolder
 
@@ -95,8 +95,8 @@ class _Looker:
             self._reference = Moments.of(features(judged, source.batch(rows, Noise(0, rows)).x))
         drawn = []
         for ids in (_FIRST_ID + torch.arange(_SAMPLES)).split(BLOCK):
-            labels = labels_for(ids - _FIRST_ID, len(run.source.classes))
-            drawn.append(features(judged, model.sample(labels, Noise(run.settings.seed, ids)).clamp(-1.0, 1.0)))
+            cond = conditions(run.source, ids - _FIRST_ID)
+            drawn.append(features(judged, model.sample(cond, Noise(run.settings.seed, ids)).clamp(-1.0, 1.0)))
         return {f"fd_lenet_{_SAMPLES}": frechet(Moments.of(torch.cat(drawn)), self._reference)}
 
 

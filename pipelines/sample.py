@@ -4,6 +4,12 @@ Sample i is a function of (run, seed, i, its label, guidance and own seed, the k
 in blocks of fixed size at fixed places: i always sits in row i mod 64 of block i div 64, with the same neighbours,
 because a matrix product may round a row differently in another place. So the bits of sample 4711 do not depend on what
 else was asked for, or on who drew it.
+
+A translator's samples are translations: of held-out images, or of images that are given, of which image i makes sample
+i. Beside each of them, "x", lies the "image" that it was made of, and the "cycle": what comes back of the translation
+as it is stored, in pixels. (As it was computed it comes back nearer, since generators learn to hide what they need for
+the way back in differences that no pixel holds: Chu, Zhmoginov and Sandler, 2017, "CycleGAN, a master of
+steganography", arXiv:1712.02950.)
 """
 
 from __future__ import annotations
@@ -16,20 +22,22 @@ from typing import Any
 import numpy.typing as npt
 import torch
 from gensys.pipelines.decode import in_latents, save_picture
+from gensys.pipelines.encode import source_of
 from gensys.pipelines.evaluate import judge_of, real_source
 from gensys.pipelines.moments import MomentsJob, create_moments, open_moments, taking_moments
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
 
-from gensys.core import Generative, InLatents
+from gensys.core import Cond, Generative, InLatents
 from gensys.data.arrays import Arrays
 from gensys.data.sample_table import SampleTable, read_sample_table
+from gensys.data.source import Source, scaled
 from gensys.data.store import ArraySpec, Store
 from gensys.data.where import Where, resolved
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, DataError
 from gensys.noise import Noise
 from gensys.pictures import to_uint8
-from gensys.preview import labels_for
+from gensys.preview import conditions, returning
 from gensys.progress import Screen
 from gensys.run import Run, Spec
 from gensys.run_folder import RunFolder
@@ -43,9 +51,9 @@ class SampleJob:
 
     run, store: absolute paths; of the store, or its URL. spec: with the knobs asked for. weights: the digest of those
     that the store names; a run that is still training saves others meanwhile. label: of all samples; None = those of
-    the table, or every class in turn. table: its absolute path and its digest, or None. latents: keep what is drawn
-    before it is decoded. exact: keep images as they are drawn, not rounded to pixels. moments: take those of the
-    shard's features.
+    the table, or every class in turn. table: its absolute path and its digest, or None. data: the images to translate,
+    their path and fingerprint, or None. latents: keep what is drawn before it is decoded. exact: keep images as they
+    are drawn, not rounded to pixels. moments: take those of the shard's features.
     """
 
     run: str
@@ -59,29 +67,35 @@ class SampleJob:
     latents: bool = False
     moments: bool = False
     exact: bool = False
+    data: tuple[str, str] | None = None
 
     def load(self) -> Callable[[int], int]:
         folder, store = RunFolder(Path(self.run)), Store.open(self.store)
         run = self.spec.load()
         place = device()
         model = folder.model(self.spec, self.weights).to(place)
-        classes = run.source.classes
         table = None
         if self.table is not None:
             table = _read(Path(self.table[0]), model, run)
             if table.digest() != self.table[1]:
                 raise DataError(f"the table {self.table[0]!r} has changed since sampling began: put the old one back")
+        data = None
+        if self.data is not None:
+            data = source_of(self.spec, self.data[0])
+            if data.fingerprint() != self.data[1]:
+                raise DataError(f"the images {self.data[0]!r} have changed since sampling began: put the old ones back")
         moments = taking_moments(store, folder.path / "judge") if self.moments else None
 
         def block(number: int) -> dict[str, npt.NDArray[Any]]:
             ids = torch.arange(number * BLOCK, (number + 1) * BLOCK, device=place)
-            cond = _cond(ids, classes, self.label, table)
+            cond, noise = _cond(ids, run.source, self.label, table, data), Noise(self.seed, ids)
             with autocast(run.settings.precision, place):
-                if self.latents:
-                    made = {"z": in_latents(model).latents(cond, Noise(self.seed, ids))}
-                else:
-                    made = {"x": _stored(model.sample(cond, Noise(self.seed, ids)), self.exact)}
-            made |= {"label": torch.full_like(ids, -1), **cond, "id": ids}
+                made = (
+                    {"z": in_latents(model).latents(cond, noise)}
+                    if self.latents
+                    else _drawn(model, cond, noise, self.exact)
+                )
+            made = {"label": torch.full_like(ids, -1), **cond, "id": ids, **made}
             return {name: values.cpu().numpy() for name, values in made.items()}
 
         def work(shard: int) -> int:
@@ -93,6 +107,19 @@ class SampleJob:
             return len(rows)
 
         return work
+
+
+def _drawn(model: Generative, cond: Cond, noise: Noise, exact: bool) -> dict[str, torch.Tensor]:
+    """The arrays of some samples: "x", and of translations the "image" and the "cycle" as well."""
+    x = _stored(model.sample(cond, noise), exact)
+    if "image" not in cond:
+        return {"x": x}
+    pixels = scaled(x.cpu()).to(x.device)
+    return {
+        "x": x,
+        "image": to_uint8(cond["image"]),
+        "cycle": to_uint8(model.sample(returning(pixels, cond), noise)),
+    }
 
 
 def _stored(x: torch.Tensor, exact: bool) -> torch.Tensor:
@@ -112,15 +139,35 @@ def _conditions(model: Generative, classes: tuple[str, ...]) -> frozenset[str]:
     return known if known & {"label", "vector"} else known - {"guidance"}
 
 
+def _given(data: Source, ids: torch.Tensor, label: int) -> dict[str, torch.Tensor]:
+    """The conditions of translations of images that are given."""
+    rows = ids.cpu().clamp(max=len(data) - 1)
+    return {"label": torch.full_like(ids, label), "image": data.batch(rows, Noise(0, rows)).x.to(ids.device)}
+
+
 def _cond(
-    ids: torch.Tensor, classes: tuple[str, ...], label: int | None, table: SampleTable | None
+    ids: torch.Tensor, source: Source, label: int | None, table: SampleTable | None, data: Source | None
 ) -> dict[str, torch.Tensor]:
-    """The conditions of samples. Beyond the table's end, where a block is filled up, its last row is repeated."""
-    cond = labels_for(ids, len(classes), label)
+    """The conditions of samples. Beyond the end of the table, or of the images to translate, where a block is filled
+    up, the last row is repeated."""
+    if data is not None and label is not None:
+        return _given(data, ids, label)
+    cond = conditions(source, ids, label)
     if table is not None:
         rows = ids.cpu().numpy().clip(max=len(table) - 1)
         cond |= {name: torch.from_numpy(column[rows]).to(ids.device) for name, column in table.columns.items()}
     return cond
+
+
+def _images(spec: Spec, data: str, translates: bool, label: int | None) -> Source:
+    """The images to translate."""
+    if not translates:
+        raise ConfigError(f"'data' is {data!r}, and this model draws samples of its own: it translates no images")
+    if label is None:
+        names = spec.load().source.classes
+        wanted = " or ".join(f"{k} for {name!r}" for k, name in enumerate(names))
+        raise ConfigError(f"'label' says which domain the images {data!r} are to go to: give {wanted}")
+    return source_of(spec, data)
 
 
 def sample(
@@ -137,6 +184,7 @@ def sample(
     checkpoint: str = "newest",
     pool: Pool | None = None,
     table: Path | None = None,
+    data: str | None = None,
     latents: bool = False,
     moments: bool = False,
     pairs: bool = False,
@@ -145,10 +193,11 @@ def sample(
     put beside it.
 
     checkpoint: whose weights, see `RunFolder.weights`.
-    ids: None = every row of the table, or the first 64. table: what each sample is to be (data/sample_table.py).
-    latents: store what the codec's decoder takes, float32, or int64 of codes (pipelines/decode.py decodes it; float16
-    would not decode to the same bits). moments: store the moments of every shard's features (pipelines/moments.py); the
-    classifier is trained first if the run has none yet. pairs: samples that a flow is to be trained on with their noise
+    ids: None = every row that is given, or the first 64. table: what each sample is to be (data/sample_table.py). data:
+    images to translate, what `encode.source_of` opens; label is the domain that they go to. latents: store what the
+    codec's decoder takes, float32, or int64 of codes (pipelines/decode.py decodes it; float16 would not decode to the
+    same bits). moments: store the moments of every shard's features (pipelines/moments.py); the classifier is trained
+    first if the run has none yet. pairs: samples that a flow is to be trained on with their noise
     (pipelines/reflow.py): the latents of a model that draws some, of any other float32 that is not rounded.
     """
     spec = folder.retuned(overrides)
@@ -156,14 +205,19 @@ def sample(
     classes = run.source.classes
     weights = folder.weights_digest(checkpoint, screen.line)
     model = folder.model(spec, weights)
+    translates = "image" in model.conditions
+    images = None if data is None else _images(spec, data, translates, label)
+    if table is not None and translates:
+        raise ConfigError("'table' says what samples are to be, and this model translates images: give 'data'")
     rows = None if table is None else _read(table.resolve(), model, run)
-    ids = ids or range(64 if rows is None else len(rows))
+    given, what = (rows, f"table {str(table)!r}") if rows is not None else (images, f"data {data!r}")
+    ids = ids or range(64 if given is None else len(given))
     if not len(ids) or ids.step != 1 or ids.start < 0:
         raise ConfigError(f"'seeds' must be a range FIRST:END with 0 <= FIRST < END, got {ids.start}:{ids.stop}")
-    if rows is not None and ids.stop > len(rows):
+    if given is not None and ids.stop > len(given):
         raise ConfigError(
-            f"'seeds' is {ids.start}:{ids.stop}, and the table {str(table)!r} has the rows 0:{len(rows)}: "
-            "ask for fewer samples, or add rows"
+            f"'seeds' is {ids.start}:{ids.stop}, and the {what} has the rows 0:{len(given)}: ask for fewer samples, or "
+            "add rows"
         )
     if label is not None and not 0 <= label < len(classes):
         raise ConfigError(
@@ -175,13 +229,9 @@ def sample(
         raise ConfigError("'moments' are those of images, and 'latents' stores none: take them when they are decoded")
     latents = latents or (pairs and isinstance(model, InLatents))
     one = torch.zeros(1, dtype=torch.int64)
-    cond, noise = labels_for(one, len(classes)), Noise(seed, one)
-    if latents:
-        z = in_latents(model).latents(cond, noise)
-        arrays = {"z": ArraySpec(tuple(z.shape[1:]), str(z.dtype).removeprefix("torch."))}
-    else:
-        x = _stored(model.sample(cond, noise), pairs)
-        arrays = {"x": ArraySpec(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch."))}
+    cond, noise = conditions(run.source, one), Noise(seed, one)
+    drawn = {"z": in_latents(model).latents(cond, noise)} if latents else _drawn(model, cond, noise, pairs)
+    arrays = {name: ArraySpec(tuple(v.shape[1:]), str(v.dtype).removeprefix("torch.")) for name, v in drawn.items()}
     arrays |= {"label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")}
     if rows is not None:
         arrays |= {name: ArraySpec(column.shape[1:], str(column.dtype)) for name, column in rows.columns.items()}
@@ -202,7 +252,8 @@ def sample(
             "label": label,
             "classes": list(classes),
         }
-        | ({} if rows is None else {"table": rows.digest()}),
+        | ({} if rows is None else {"table": rows.digest()})
+        | ({} if images is None else {"data": [data, images.fingerprint()]}),
     )
     if moments:
         create_moments(store, judge_of(real_source(folder)[0], folder.path / "judge").weights)
@@ -218,6 +269,7 @@ def sample(
         latents,
         moments,
         pairs,
+        None if data is None or images is None else (data, images.fingerprint()),
     )
     fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool)
     if moments:  # of shards that were there before

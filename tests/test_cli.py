@@ -421,7 +421,7 @@ def test_what_a_store_holds_is_told(here, calls, arrays, classes, said):
 
 def test_sample(here, calls, store):
     calls.install("sample", sample=store)
-    line = "sample . --seeds 5:25 --seed 9 --label 3 steps=40 --out o.zarr --workers 2 --json"
+    line = "sample . --seeds 5:25 --seed 9 --label 3 steps=40 --data own --out o.zarr --workers 2 --json"
     answer = json.loads(ask(*line.split()).stdout)
     assert answer["arrays"] == {"x": {"dtype": "float32", "shape": [2]}}
     ((_, (folder, out), options),) = calls.noted
@@ -429,7 +429,7 @@ def test_sample(here, calls, store):
     del options["screen"]
     assert options == {
         "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": None, "workers": 2,
-        "checkpoint": "newest", "table": None, "latents": False, "moments": False,
+        "checkpoint": "newest", "table": None, "data": "own", "latents": False, "moments": False,
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from gensys.engine.checkpoint import newest
 from gensys.engine.log import read
 from gensys.errors import ConfigError
 from gensys.noise import Noise
-from gensys.preview import labels_for
+from gensys.preview import conditions, labels_for
 from gensys.progress import Screen
 from gensys.run import recipes, resolve
 from gensys.run_folder import RunFolder
@@ -98,6 +98,10 @@ TINY = {
         **{"data": "images", "size": "16", "width": "8", "depth": "2", "latent": "4", "batch": "8"},
         **{"game": "non_saturating", "precision": "fp32"},
     },
+    "cyclegan": {
+        **{"data": "images", "other": "images", "size": "8", "width": "4", "halvings": "1", "blocks": "1"},
+        **{"critic_width": "4", "history": "2", "batch": "8", "precision": "fp32"},
+    },
     "realnvp": {"data": "images", "size": "8", "width": "8", "batch": "8"},
 }
 
@@ -142,7 +146,7 @@ def places(tmp_path_factory):
 def tiny(request, places):
     """(recipe, budget) -> its Spec with the smallest sensible knobs."""
     knobs = TINY[request.param]  # a new recipe needs a line up there
-    found = {name: places[knobs[name]] for name in ("data", "teacher") if name in knobs}
+    found = {name: places[knobs[name]] for name in ("data", "other", "teacher") if name in knobs}
     return lambda budget="16": resolve(request.param, knobs | found | {"budget": budget})
 
 
@@ -157,7 +161,7 @@ def outputs(model, run):
     if isinstance(model, Codec):
         found = model.encode(run.source.batch(ids, Noise(0, ids)).x)
         return [*columns(found).values(), model.decode(found.mode)]
-    return [model.sample(labels_for(ids, len(run.source.classes)), Noise(0, ids))]
+    return [model.sample(conditions(run.source, ids), Noise(0, ids))]
 
 
 def test_a_plan_writes_nothing(tiny, tmp_path, monkeypatch):

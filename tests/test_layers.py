@@ -37,7 +37,7 @@ ALLOWED |= {
     "run": BASE | {"engine", "data"},
     "run_folder": BASE | {"run", "engine", "data"},
     **dict.fromkeys(FACE, BASE | TOOLS | FACE | {"kernels", "run", "run_folder", "data"}),
-    "preview": BASE | TOOLS | {"run", "run_folder"},
+    "preview": BASE | TOOLS | {"run", "run_folder", "data"},
     "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
     "domain": {"families", "data", "engine", "run", "run_folder"} | BASE,
     "teacher": {"denoiser", "targets", "families", "data", "domain", "run_folder"} | BASE,

@@ -27,9 +27,7 @@ from gensys.terminal import Answer, answering, keeping, quoted
 @click.command()
 @run_argument
 @knobs_argument
-@click.option(
-    "--seeds", "ids", type=SeedRange(), help="Which samples to draw.  [default: 0:64, or every row of the table]"
-)
+@click.option("--seeds", "ids", type=SeedRange(), help="Which samples to draw.  [default: 0:64, or every row given]")
 @click.option(
     "--seed",
     type=int,
@@ -44,6 +42,11 @@ from gensys.terminal import Answer, answering, keeping, quoted
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="What each sample is to be, .csv, .jsonl, .parquet: row i is sample i; columns label, guidance, seed, vector.",
+)
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="Images of your own that a translator is to translate, into the domain --label: anything that training takes.",
 )
 @click.option("--latents", is_flag=True, help="Store what is drawn before it is decoded; see gensys decode.")
 @click.option(
@@ -62,6 +65,7 @@ def sample(
     seed: int,
     label: int | None,
     table: Path | None,
+    data: str | None,
     latents: bool,
     moments: bool,
     out: Where | None,
@@ -75,7 +79,7 @@ def sample(
     The store is RUN/samples.zarr (RUN/drawn.zarr with --latents) unless --out names another. The knobs that do not
     touch the weights, such as steps=40, may be given anew. Sample i depends on the run, the seed, i, the knobs asked
     for, and the label asked for or its row of the table: any range, any number of workers and any size of shard give
-    the same images.
+    the same images. A translator's samples are translations of held-out images, or of --data.
     """
     from gensys.pipelines.sample import sample as pipeline
 
@@ -94,6 +98,7 @@ def sample(
         checkpoint=checkpoint,
         screen=shown,
         table=table,
+        data=data,
         latents=latents,
         moments=moments,
     )

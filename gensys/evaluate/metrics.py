@@ -37,6 +37,7 @@ __all__ = [
     "evaluate_moments",
     "evaluate_reconstruction",
     "evaluate_samples",
+    "evaluate_translation",
     "proportion_interval",
 ]
 
@@ -303,6 +304,38 @@ def evaluate_reconstruction(images: Tensor, reconstructions: Tensor) -> dict[str
         "reconstruction_mse": mse,
         "reconstruction_psnr": Metric(psnr(mse.value), None, low, high, "dB", "higher", mse.n, about),
     }
+
+
+def evaluate_translation(
+    images: Tensor, translations: Tensor, cycles: Tensor, mean: Tensor, truth: Tensor | None
+) -> dict[str, Metric]:
+    """Score translations of held-out images: mean absolute differences, all (n, C, H, W) in [-1, 1].
+
+    cycles: what comes back of the translations. mean: for each row, the mean image of its domain, which whoever knows
+    nothing of the image would answer. truth: what each image is in the other domain, None = not known.
+
+    Returns cycle_error and, for comparison, cycle_error_of_mean; translation_error and translation_error_of_none, that
+    of images as they are, if there is a truth.
+    """
+
+    def error(a: Tensor, b: Tensor, floor: float | None, about: str) -> Metric:
+        values = (a.double() - b.double()).abs().flatten(1).mean(1)
+        return _mean_metric(values, floor, "", "lower", f"mean absolute difference per value, of {about}")
+
+    check_images("images", images)
+    for name, other in (("translations", translations), ("cycles", cycles), ("mean", mean), ("truth", truth)):
+        if other is not None and other.shape != images.shape:
+            raise ValueError(f"'{name}' must have the shape {tuple(images.shape)}, got {tuple(other.shape)}")
+    found = {
+        "cycle_error": error(cycles, images, 0.0, "held-out images and what comes back of their translations"),
+        "cycle_error_of_mean": error(mean, images, None, "the mean image and held-out images, for comparison"),
+    }
+    if truth is not None:
+        found["translation_error"] = error(translations, truth, 0.0, "translations and what the images truly are there")
+        found["translation_error_of_none"] = error(
+            images, truth, None, "untranslated images and what they truly are there, for comparison"
+        )
+    return found
 
 
 def evaluate_bits(bits: Tensor, about: str) -> dict[str, Metric]:

@@ -15,6 +15,7 @@ start; the first batch, which has none before it, is only measured.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -43,7 +44,7 @@ def path_lengths(images: Tensor, w: Tensor, y: Tensor) -> Tensor:
 
 
 class PathLength(nn.Module):
-    """What is added to the generator's loss, (). decay: of the running mean, theirs.
+    """What is added to the generator's loss, {"penalty": ()}. decay: of the running mean, theirs.
 
     The mean is that of the steps before: the parts of a batch, whose changes of it are averaged, all compare with one.
     """
@@ -59,9 +60,10 @@ class PathLength(nn.Module):
     length: Tensor
     share: Tensor
 
-    def forward(self, generator: Styled, z: Tensor, cond: Cond, noise: Noise) -> Tensor:
+    def forward(self, generator: Styled, z: Tensor, x: Tensor, cond: Cond, noise: Noise) -> Mapping[str, Tensor]:
+        """x, the samples of z, are not used: they are made again, so that their styles are at hand."""
         if noise.step % self.every:
-            return torch.zeros((), device=z.device)
+            return {"penalty": torch.zeros((), device=z.device)}
         with torch.autocast(z.device.type, enabled=False):  # squares of gradients: half the digits are too few
             w = generator.styles(z, cond, noise)
             images = generator.render(w, noise)
@@ -73,4 +75,4 @@ class PathLength(nn.Module):
         with torch.no_grad():
             self.length.lerp_(lengths.mean(), 1.0 - self.decay)
             self.share.lerp_(torch.ones_like(self.share), 1.0 - self.decay)
-        return self.every * self.weight * penalty
+        return {"penalty": self.every * self.weight * penalty}

@@ -6,10 +6,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gensys.core import Batch, Generative, Loss
 from gensys.data import order
+from gensys.families.adversarial import Adversarial
+from gensys.nn.dcgan import critic, generator, spectral
 from gensys.noise import Noise, Stream
-from gensys.objectives.games import InstanceNoise
+from gensys.objectives.games import InstanceNoise, non_saturating
 from gensys.objectives.penalties import GradientPenalty, Lazy
-from gensys.systems.gan import gan
 
 
 class ActNorm(nn.Module):
@@ -62,18 +63,17 @@ class Game(Generative):
 
 
 def adversarial():
-    """A real one: spectral norms, dropout, a penalty that differentiates twice, noise on what the critic sees."""
-    return gan(
+    """A real one: spectral norms, dropout, a penalty that differentiates twice, noise on what the critic sees, and an
+    earlier generator beside the present one."""
+    return Adversarial(
+        generator((2,), latent=2, width=16, depth=2, bounded=False),
+        spectral(critic((2,), width=16, depth=2, dropout=0.1)),
         (2,),
-        latent=2,
-        width=16,
-        depth=2,
+        non_saturating,
         turns=2,
-        normalised=True,
-        dropout=0.1,
         penalty=Lazy(GradientPenalty(1.0), 2),
         instance=InstanceNoise(0.1, 30),
-        bounded=False,
+        history=3,
     )
 
 

@@ -117,12 +117,41 @@ def test_nothing_is_computed_with_unclipped_weights():
         assert all(map(torch.equal, before, model.generator.parameters()))
 
 
+def test_half_of_what_the_critic_learns_from_is_made_by_the_generator_as_it_was():
+    model = Adversarial(generator((2,), latent=3), critic((2,)), (3,), non_saturating, history=3)
+    assert model.earlier is not None
+    batch, first = rows(400), [p.detach().clone() for p in model.generator.parameters()]
+
+    def seen(step):
+        noise = Noise(0, batch.ids, step)
+        found = model.loss(batch, noise, "critic").terms["fake"]
+        z, early = noise.normal((3,), Stream.PRIOR), noise.uniform((1,), Stream.HISTORY) < 0.5
+        assert 0.4 < float(early.float().mean()) < 0.6
+        now, then = model.generator(z, {}, noise), model.earlier(z, {}, noise)
+        torch.testing.assert_close(found, model.critic(torch.where(early, then, now), {}).mean().detach())
+        return torch.equal(now, then)
+
+    assert seen(3)
+    for step in (4, 5):
+        with torch.no_grad():
+            for p in model.generator.parameters():
+                p.add_(0.1)
+        assert not seen(step)
+        assert all(map(torch.equal, model.earlier.state_dict().values(), first)), "the copy of step 3"
+    model.loss(batch, Noise(0, batch.ids, 5), "generator").total.backward()
+    assert seen(6), "copied again"
+    assert not list(model.earlier.parameters())
+    assert {"earlier." + name for name, _ in model.generator.named_parameters()} <= model.state_dict().keys()
+
+
 def test_values_out_of_range_are_refused():
     parts = generator((2,)), critic((2,)), (64,), wasserstein
     with pytest.raises(ValueError, match="'turns' of the critic must be at least 1, got 0"):
         Adversarial(*parts, turns=0)
     with pytest.raises(ValueError, match=r"'clip' must be positive, or None .* got 0"):
         Adversarial(*parts, clip=0.0)
+    with pytest.raises(ValueError, match=r"'history' must be a number of steps, .* got -1"):
+        Adversarial(*parts, history=-1)
     with pytest.raises(ValueError, match="nothing to go by: take a gan"):
         cgan((2,), classes=0)
 

@@ -47,7 +47,7 @@ def test_penalty_and_mean():
     z = nn.Parameter(torch.randn(6, WIDTH))
     penalty.length.fill_(1.5)
     penalty.share.fill_(1.0)
-    found = penalty(net, z, {}, noise)
+    found = penalty(net, z, z, {}, noise)["penalty"]
     lengths = wanted_lengths(net.a, noise.normal(SHAPE, Stream.PROBE))
     wanted = 12.0 * (lengths - 1.5).square().mean()
     torch.testing.assert_close(found, wanted)
@@ -61,7 +61,7 @@ def test_the_mean_is_one_from_the_start():
     net, penalty = Linear(), PathLength(weight=1.0, every=1)
     noise, z = Noise(0, torch.arange(64)), torch.randn(64, WIDTH, requires_grad=True)
     lengths = wanted_lengths(net.a, noise.normal(SHAPE, Stream.PROBE)).detach()
-    first, second = (penalty(net, z, {}, noise) for _ in range(2))
+    first, second = (penalty(net, z, z, {}, noise)["penalty"] for _ in range(2))
     assert not any(g.any() for g in torch.autograd.grad(first, net.a))
     assert float(second.detach()) == pytest.approx(float(lengths.var(correction=0)), rel=1e-4)
     assert float(penalty.length / penalty.share) == pytest.approx(float(lengths.mean()), rel=1e-5)
@@ -72,7 +72,7 @@ def test_lazy():
     penalty.share.fill_(1.0)
     noise = Noise(0, torch.arange(2))
     z = torch.randn(2, WIDTH, requires_grad=True)
-    taken = [float(penalty(Linear(), z, {}, noise.at(step)).detach()) > 0.0 for step in range(9)]
+    taken = [float(penalty(Linear(), z, z, {}, noise.at(step))["penalty"].detach()) > 0.0 for step in range(9)]
     assert [step for step, was in enumerate(taken) if was] == [0, 4, 8]
 
 
@@ -82,13 +82,13 @@ def test_parts_are_the_whole():
     whole = PathLength()
     whole.length.fill_(2.0)
     whole.share.fill_(1.0)
-    total = whole(net, z, {}, noise)
+    total = whole(net, z, z, {}, noise)["penalty"]
     parts, lengths = [], []
     for rows in (slice(0, 4), slice(4, 8)):
         part = PathLength()
         part.length.fill_(2.0)
         part.share.fill_(1.0)
-        parts.append(part(net, z[rows], {}, Noise(0, noise.ids[rows])))
+        parts.append(part(net, z[rows], z[rows], {}, Noise(0, noise.ids[rows]))["penalty"])
         lengths.append(part.length)
     torch.testing.assert_close(torch.stack(parts).mean(), total)
     torch.testing.assert_close(torch.stack(lengths).mean(), whole.length)
