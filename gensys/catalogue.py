@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from gensys.errors import ConfigError
-from gensys.run import knobs_of, nearest, recipes
+from gensys.run import knobs_of, nearest, plain, recipes
 
 __all__ = ["KnobHelp", "RecipeHelp", "comments", "describe", "runs", "source_of"]
 
@@ -53,7 +53,7 @@ def describe(recipe: str) -> RecipeHelp:
     knobs = [
         KnobHelp(
             name=name,
-            type=_kind(knob.annotation),
+            type=_kind(plain(knob.annotation)),
             default=None if knob.default is inspect.Parameter.empty else knob.default,
             required=knob.default is inspect.Parameter.empty,
             help=notes.get(name, ""),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Cond
-from gensys.nn.embed import CLOCK
+from gensys.nn.embed import CLOCK, taken_by
 from gensys.noise import Noise, Stream
 from gensys.paths import Path, expand
 from gensys.targets import Boundary, Target
@@ -42,6 +42,9 @@ class Denoiser(nn.Module):
     log-variance lies between its two bounds (Nichol and Dhariwal, 2021, arXiv:2102.09672, equation 15). A call of the
     denoiser gives the target alone, so that whatever needs no variance works with it as with any other; `whole` and
     `split` give both.
+
+    unlabelled: whether it is trained without its condition too. If not, it has no unconditional prediction that could
+    be guided away from: what it returns without a condition is what its weights happened to be.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Denoiser(nn.Module):
         sigma_data: float | None = None,
         base: Base = gaussian,
         learned_variance: bool = False,
+        unlabelled: bool = True,
     ) -> None:
         super().__init__()
         if sigma_data is not None and not 0.0 < sigma_data < math.inf:
@@ -66,6 +70,16 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
         self.base = base
         self.learned_variance = learned_variance
+        self.unlabelled = unlabelled
+
+    def require_unlabelled(self, name: str) -> None:
+        """Refuse guidance away from a prediction that was never trained. Raises: ValueError, which calls it `name`."""
+        if not self.unlabelled and taken_by(self.net):
+            raise ValueError(
+                f"{name!r} was never trained without its condition ('dropout' was 0), so there is nothing that "
+                f"'guidance' could lead away from: sample with guidance=1, name another run to be guided away from "
+                f"with 'weaker', or train with dropout=0.1"
+            )
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The network's estimate of its target, (B, *S)."""

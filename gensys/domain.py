@@ -18,7 +18,7 @@ from gensys.families.latent import Latent, as_it_is
 from gensys.run import Run
 from gensys.run_folder import open_codec
 
-__all__ = ["Domain", "open_codes", "open_domain"]
+__all__ = ["Domain", "domain_of", "open_codes", "open_domain"]
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,18 @@ class Domain:
 def open_domain(data: str, size: int = 32, aspect: float = 1.0) -> Domain:
     """data: what `open_source` opens: images, vectors, or a store of latents. aspect: width over height of the samples,
     for latents of several shapes. Raises DataError for codes, which no continuous model can learn."""
-    source = open_source(data, size)
-    latents = latents_in(source)
-    if latents is not None and latents.normalisation is None:
+    domain = domain_of(open_source(data, size), aspect)
+    if domain.latents is not None and domain.normalisation is None:
         raise DataError(
             f"{data!r} holds codes, and continuous latents are modelled here: encode with another codec, or train "
             "vq_prior, which models codes"
         )
+    return domain
+
+
+def domain_of(source: Source, aspect: float = 1.0) -> Domain:
+    """The domain of an open source."""
+    latents = latents_in(source)
     shape = source.nearest(aspect) if isinstance(source, Joined) else source.shape
     return Domain(source, tuple(shape), latents, None if latents is None else latents.normalisation)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
-from gensys import targets
+from gensys import needs, targets
 from gensys.domain import Domain
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
@@ -27,7 +27,7 @@ from gensys.nn.stylegan import pyramid
 from gensys.nn.unet import UNet
 from gensys.objectives.penalties import R1, Lazy, Penalty
 from gensys.paths import Discrete, Path
-from gensys.run import budget_of
+from gensys.run import Trained, budget_of
 from gensys.solvers import (
     Solver,
     ancestral,
@@ -189,7 +189,7 @@ class Styles:
     mixing: float = 0.9  # probability that a sample has two styles in training
     truncation: float = 1.0  # how far from the mean style samples are, relative to training; below 1: less varied
     r1: float = 1.0  # weight of the squared gradient of the critic at data; 0 = none
-    every: int = 16  # steps from one R1 penalty to the next, which is so many times as large
+    every: Annotated[int, needs.R1] = 16  # steps from one R1 penalty to the next, which is so many times as large
     pace: float = 1.0  # learning rate of the critic, in multiples of the generator's
 
     def settings(self, training: Training) -> Settings:
@@ -223,12 +223,12 @@ class Times:
 class Network:
     """The backbone of a path model; vectors have an MLP, whatever `net` says."""
 
-    net: Literal["dit", "unet"] = "unet"  # for images and latents: dit (a transformer) or unet (convolutions)
-    width: int = 32  # features of a token (dit), channels at the finest resolution (unet), hidden units (vectors)
-    depth: int = 2  # blocks of dit, blocks at each resolution of unet, hidden layers for vectors
-    heads: int = 4  # heads of the attention of dit
-    patch: int = 2  # side of the squares of pixels or latents that are one token of dit
-    levels: int = 3  # resolutions of unet; each after the first has twice the channels and attends
+    net: Annotated[Literal["dit", "unet"], needs.NETWORK] = "unet"  # of images: dit (transformer), unet (convolutions)
+    width: Annotated[int, needs.WIDTH] = 32  # features of a token (dit), first channels (unet), units (vectors)
+    depth: Annotated[int, needs.WIDTH] = 2  # blocks of dit, or a resolution of unet; layers for vectors
+    heads: Annotated[int, needs.DIT] = 4  # heads of the attention of dit
+    patch: Annotated[int, needs.DIT] = 2  # side of the squares of pixels or latents that are one token of dit
+    levels: Annotated[int, needs.UNET] = 3  # resolutions of unet; all but the first attend
 
     def build(self, shape: tuple[int, ...], *, classes: int, vector: int = 0, outputs: int | None = None) -> nn.Module:
         """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data.
@@ -276,14 +276,21 @@ class Sampling:
     steps: int = 20  # steps of the solver
     grid: GridName = "uniform"  # where steps lie: uniform, quadratic, cosine, karras, log_snr, jumps, trailing, leading
     shift: float = 1.0  # above 1: more of the steps near the noise
-    eta: float = 0.0  # fresh noise of ddim: 0 = none, 1 = as much as ancestral
-    guidance: float = 1.0  # 1 = the conditional model; more follows the label more closely
-    weaker: str = ""  # the run folder of a worse model of the same kind, to guide away from in place of "no label"
-    guide_from: float = 1.0  # time, from noise (1) to data (0), at which guidance begins: earlier costs diversity
-    guide_to: float = 0.0  # time, from noise (1) to data (0), at which guidance ends: later changes little
-    rescale: float = 0.0  # 0 to 1: how far the contrast of guided estimates is brought back to that of conditional ones
-    clip: bool = False  # whether estimates of images are clipped to the range of pixels
+    eta: Annotated[float, needs.DDIM] = 0.0  # fresh noise of ddim: 0 = none, 1 = as much as ancestral
+    guidance: Annotated[float, needs.FOLLOWS] = 1.0  # 1 = the conditional model; more follows the label more closely
+    weaker: Annotated[Trained, needs.WEAKER] = ""  # the run of a worse model, to guide away from
+    guide_from: Annotated[float, needs.GUIDED] = 1.0  # when guidance begins, from noise (1) to data (0)
+    guide_to: Annotated[float, needs.GUIDED] = 0.0  # when it ends: later changes little
+    rescale: Annotated[float, needs.GUIDED] = 0.0  # 0 to 1: how far the contrast of samples is that of unguided ones
+    clip: Annotated[bool, needs.PIXELS] = False  # whether estimates of images are clipped to the range of pixels
     threshold: float = 0.0  # percentile of an estimate's magnitudes that it is clipped at and divided by; 0 = off
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.guide_to < self.guide_from <= 1.0:
+            raise ValueError(
+                f"'guide_from' and 'guide_to' must be times with 0 <= guide_to < guide_from <= 1, as time runs from "
+                f"noise (1) to data (0), got guide_from={self.guide_from:g} and guide_to={self.guide_to:g}"
+            )
 
     def sampler(self, path: Path, domain: Domain) -> Sampler:
         """For data of `domain`, which says whether there is a condition to follow, and the bounds for `clip`.

@@ -20,9 +20,9 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from gensys.errors import ConfigError, GensysError
 
@@ -34,14 +34,18 @@ if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must
     from gensys.engine.loop import Budget, Settings
 
 __all__ = [
+    "TRAINED",
     "Entry",
     "Knob",
+    "Needs",
     "Run",
     "Spec",
+    "Trained",
     "budget_of",
     "knobs_of",
     "nearest",
     "parse",
+    "plain",
     "read_recipe",
     "recipes",
     "resolve",
@@ -50,6 +54,23 @@ __all__ = [
 
 Knob = bool | int | float | str
 T = TypeVar("T")
+
+TRAINED = "a trained run"
+Trained = Annotated[str, TRAINED]
+"""The type of a knob that names a run. `run_folder.pinned` writes beside its folder which weights it had when the knob
+was given, FOLDER@DIGEST, so that whatever goes on from them says so once the run holds others."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """In the type of a knob, what it takes to have an effect: eta: Annotated[float, Needs("solver=ddim", test)].
+
+    what: told to whoever gave the knob in vain. met: (the values of all knobs, the data) -> whether it has an effect.
+    A default is never in vain: it waits for what it needs.
+    """
+
+    what: str
+    met: Callable[[Mapping[str, Any], Source], bool]
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,8 @@ class Run:
 class Spec:
     """What travels. recipe: a built-in name or /path/to/file.py:function; code: that file's text, for workers.
     parts: how a step is computed, see `engine.loop.Settings`; it goes with every recipe. damaged: the largest share of
-    the data's rows that may be beyond reading, None = what `data.quarantine` allows.
+    the data's rows that may be beyond reading, None = what `data.quarantine` allows. given: the knobs that were asked
+    for by name, which are refused where they have no effect, see `Needs`.
     """
 
     recipe: str
@@ -79,12 +101,24 @@ class Spec:
     code: str = ""
     parts: int = 0
     damaged: float | None = None
+    given: tuple[str, ...] = field(default=(), compare=False)  # how it was asked for, not what it is
 
     def load(self) -> Run:
         """Call the recipe. Raises ConfigError if its knobs do not fit together."""
         function = _function(self.recipe, self.code)
         run = self._blaming_knobs(lambda: function(**_grouped(function, self.recipe, self.knobs)))
+        self._refuse_idle(_knobs(function, self.recipe), run.source)
         return replace(run, settings=replace(run.settings, parts=self.parts)) if self.parts else run
+
+    def _refuse_idle(self, knobs: Mapping[str, inspect.Parameter], source: Source) -> None:
+        for name in self.given:
+            value, needs = self.knobs[name], [n for n in get_args(knobs[name].annotation) if isinstance(n, Needs)]
+            for need in needs if value != knobs[name].default else ():
+                if not need.met(self.knobs, source):
+                    raise ConfigError(
+                        f"knob {name!r} is {value!r}, and has no effect here: it needs {need.what}. Give that, or "
+                        f"leave {name!r} out"
+                    )
 
     def model(self, run: Run | None = None) -> Generative:
         """The untrained model. Raises ConfigError if the knobs do not fit together."""
@@ -197,22 +231,26 @@ def resolve(recipe: str, overrides: Mapping[str, str]) -> Spec:
         recipe = f"{path}:{name}"
     knobs = knobs_of(recipe, code)
     values = {name: parameter.default for name, parameter in knobs.items()}
-    for name, text in overrides.items():
+    for name in overrides:
         if name not in knobs:
             raise ConfigError(
                 f"recipe {recipe!r} has no knob {name!r}.{nearest(name, list(knobs))} Its knobs: {', '.join(knobs)}"
             )
-        values[name] = parse(name, text, knobs[name].annotation)
+    values |= {name: parse(name, text, knobs[name].annotation) for name, text in overrides.items()}
     missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
     if missing:
         raise ConfigError(f"recipe {recipe!r} needs a value for {', '.join(missing)}: give {missing[0]}=VALUE")
-    return Spec(recipe, values, code)
+    return Spec(recipe, values, code, given=tuple(overrides))
 
 
 def knobs_of(recipe: str, code: str = "") -> dict[str, inspect.Parameter]:
     """The knobs of a recipe: its parameters, and the fields of those that are groups, with annotations as types."""
+    return _knobs(_function(recipe, code), recipe)
+
+
+def _knobs(function: Callable[..., Run], recipe: str) -> dict[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
-    for name, parameter in _parameters(_function(recipe, code), recipe).items():
+    for name, parameter in _parameters(function, recipe).items():
         for knob in _members(name, parameter):
             if knob.name in found:
                 raise ConfigError(f"the recipe {recipe!r} has two knobs {knob.name!r}: rename one")
@@ -227,7 +265,7 @@ def _members(name: str, parameter: inspect.Parameter) -> list[inspect.Parameter]
         return [parameter]
     if not isinstance(parameter.default, group):
         raise ConfigError(f"the parameter {name!r} is a group of knobs: give it a default, {name} = {group.__name__}()")
-    hints = get_type_hints(group)
+    hints = get_type_hints(group, include_extras=True)
     return [
         parameter.replace(name=f.name, default=getattr(parameter.default, f.name), annotation=hints[f.name])
         for f in fields(group)
@@ -247,7 +285,7 @@ def _grouped(function: Callable[..., Run], recipe: str, knobs: Mapping[str, Knob
 def _parameters(function: Callable[..., Run], recipe: str) -> dict[str, inspect.Parameter]:
     """The parameters of a recipe, with annotations as types."""
     try:
-        hints = get_type_hints(function)
+        hints = get_type_hints(function, include_extras=True)
     except Exception as error:  # annotations are evaluated: what they name may not exist
         raise ConfigError(
             f"the knobs of {recipe!r} have an annotation that means nothing: {type(error).__name__}: {error}"
@@ -256,8 +294,14 @@ def _parameters(function: Callable[..., Run], recipe: str) -> dict[str, inspect.
     return {name: p.replace(annotation=hints.get(name, str)) for name, p in parameters.items()}
 
 
+def plain(kind: Any) -> Any:
+    """The type of a knob's values, without what else its annotation says."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
 def parse(name: str, text: str, kind: Any) -> Knob:
     """Text -> the knob's type: bool, int, float, str or a Literal of strings."""
+    kind = plain(kind)
     try:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]

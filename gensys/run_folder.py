@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from gensys import durable, trust
 from gensys.errors import ConfigError, RunError
-from gensys.run import Spec, knobs_of, nearest, parse, read_recipe
+from gensys.run import TRAINED, Spec, knobs_of, nearest, parse, read_recipe
 
 if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must not wait for torch
     from gensys.core import Codec, Generative
     from gensys.data.latents import LatentSource
     from gensys.engine.posthoc import Combination
 
-__all__ = ["RunFolder", "open_codec"]
+__all__ = ["RunFolder", "open_codec", "pinned", "unpinned"]
+
+
+_DIGITS = 12  # of a digest, for a person to read: 48 bits, and few runs save more than a thousand times
 
 
 def open_codec(source: LatentSource) -> Codec:
@@ -35,6 +38,29 @@ def open_codec(source: LatentSource) -> Codec:
     if not isinstance(model, Codec):
         raise RunError(f"{str(folder.path)!r} is a run of {folder.spec().recipe!r}, which has no latent space")
     return model
+
+
+def pinned(spec: Spec) -> Spec:
+    """With the absolute folder and the newest weights of every run that a `Trained` knob names, FOLDER@DIGEST.
+
+    Raises: RunError if there is no run, or if it has no checkpoint.
+    """
+    knobs = knobs_of(spec.recipe, spec.code).items()
+    named = {name: str(spec.knobs[name]) for name, knob in knobs if TRAINED in get_args(knob.annotation)}
+    return spec.with_knobs({name: _pinned(value) for name, value in named.items() if value})
+
+
+def _pinned(value: str) -> str:
+    folder, digest = unpinned(value)
+    RunFolder(folder).document()  # a folder that is no run is told as such
+    return f"{folder.resolve()}@{digest or RunFolder(folder).weights_digest()[:_DIGITS]}"
+
+
+def unpinned(knob: str) -> tuple[Path, str | None]:
+    """The folder that a `run.Trained` knob names, and the digest; None of one that names no weights."""
+    folder, _, digest = knob.rpartition("@")
+    known = len(digest) == _DIGITS and set(digest) <= set("0123456789abcdef") and folder
+    return (Path(folder), digest) if known else (Path(knob).expanduser(), None)
 
 
 @dataclass(frozen=True)
@@ -116,11 +142,13 @@ class RunFolder:
         lines = [] if old["recipe"] == spec.recipe else [f"recipe: {old['recipe']} -> {spec.recipe}"]
         names = dict.fromkeys([*old["knobs"], *spec.knobs])
         absent = "(none)"
-        lines += [
-            f"{name}: {old['knobs'].get(name, absent)} -> {spec.knobs.get(name, absent)}"
-            for name in names
-            if old["knobs"].get(name, absent) != spec.knobs.get(name, absent)
-        ]
+        for name in names:
+            before, now = old["knobs"].get(name, absent), spec.knobs.get(name, absent)
+            if before == now:
+                continue
+            lines.append(f"{name}: {before} -> {now}")
+            if unpinned(str(before))[1] and unpinned(str(before))[0] == unpinned(str(now))[0]:
+                lines[-1] += f" (it has been trained since; {name}={before} goes on with the weights that were used)"
         if old["parts"] != spec.parts:
             lines.append(f"parts of a step (--exact): {old['parts'] or absent} -> {spec.parts or absent}")
         code = trust.fingerprint(spec.code) if spec.code else None
@@ -141,7 +169,8 @@ class RunFolder:
                     f"knob {name!r} cannot be changed after training.{nearest(name, allowed)} These can: "
                     f"{', '.join(allowed) or 'none'}"
                 )
-        return spec.with_knobs({name: parse(name, text, knobs[name].annotation) for name, text in overrides.items()})
+        given = {name: parse(name, text, knobs[name].annotation) for name, text in overrides.items()}
+        return pinned(replace(spec.with_knobs(given), given=tuple(given)))
 
     def weights(self, which: str = "newest", tell: Callable[[str], None] | None = None) -> Path:
         """The averaged weights of the newest whole checkpoint, of the best, or of the one of a step ("1200").
@@ -206,7 +235,7 @@ class RunFolder:
         return path
 
     def _weights_of(self, digest: str) -> Path:
-        """The averaged weights that have this SHA-256.
+        """The averaged weights that have this SHA-256, of which the first digits suffice.
 
         Raises: RunError if they are gone, as when training went on.
         """
@@ -214,13 +243,13 @@ class RunFolder:
 
         kept = (directory / "average.safetensors" for directory in whole(self.path / "checkpoints"))
         for path in (*kept, *sorted((self.path / "ema").glob("*.safetensors"))):
-            if _sha256(path) == digest:
+            if _sha256(path).startswith(digest):
                 return path
         now = next((_sha256(d / "average.safetensors") for d in whole(self.path / "checkpoints")), "none")
         raise RunError(
             f"{str(self.path)!r} no longer holds the weights {digest[:12]}: training went on, or began anew, since "
             f"they were used, and the newest are {now[:12]}. Remove what was made from them (latents, "
-            f"samples), and make it again"
+            f"samples, the student of a teacher), and make it again"
         )
 
     def model(self, spec: Spec | None = None, digest: str | None = None) -> Generative:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from gensys.data.arrays import Arrays
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource
 from gensys.denoiser import Denoiser
 from gensys.domain import Domain
-from gensys.errors import ConfigError
+from gensys.errors import ConfigError, RunError
 from gensys.families.diffusion import Diffusion
 from gensys.families.latent import Latent
-from gensys.run_folder import RunFolder
+from gensys.run_folder import RunFolder, unpinned
 from gensys.targets import Boundary
 
 __all__ = ["open_denoiser"]
@@ -20,17 +19,21 @@ __all__ = ["open_denoiser"]
 def open_denoiser(knob: str, folder: str, domain: Domain) -> Denoiser:
     """The denoiser of a run, its averaged weights, not to be trained; it must know the data of `domain`.
 
-    knob: what the recipe calls it, for messages.
+    knob: what the recipe calls it, for messages. folder: with the digest of its weights, as `run.Trained` has it.
 
-    Raises: ConfigError for a run that is no path model, or was trained on data of another shape, of other classes or on
-    other latents; RunError if there is no run, or if it has no checkpoint.
+    Raises: ConfigError for a run that is no path model, or was trained on data of another shape, of other classes, with
+    vectors of another length or on other latents; RunError if there is no run, or if it holds other weights by now.
     """
     if not folder:
         raise ConfigError(f"{knob!r} is empty: give the folder of a trained path model, {knob}=runs/latent_dit")
-    run = RunFolder(Path(folder).expanduser())
+    place, digest = unpinned(folder)
+    run = RunFolder(place)
     spec = run.spec()
     source = spec.load().source
-    model = run.model(spec)
+    try:
+        model = run.model(spec, digest)
+    except RunError as error:
+        raise RunError(f"the {knob} cannot be used: {error}") from error
     model = model.prior if isinstance(model, Latent) else model
     if not isinstance(model, Diffusion):
         raise ConfigError(
@@ -57,7 +60,17 @@ def open_denoiser(knob: str, folder: str, domain: Domain) -> Denoiser:
             f"the {knob} {folder!r} knows the classes {list(source.classes)}, and {domain.source.name!r} has "
             f"{list(domain.source.classes)}: give the {knob}'s data"
         )
+    theirs, ours = (s.vector if isinstance(s, Arrays) else 0 for s in (source, domain.source))
+    if theirs != ours:
+        raise ConfigError(
+            f"the {knob} {folder!r} goes by {_vectors(theirs)}, and the rows of {domain.source.name!r} have "
+            f"{_vectors(ours)}: give data={source.name}, or a {knob} that was trained on these data"
+        )
     return model.denoiser
+
+
+def _vectors(length: int) -> str:
+    return f"vectors of {length} numbers" if length else "no vectors"
 
 
 def _origin(latents: LatentSource | None) -> str:

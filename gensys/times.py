@@ -141,60 +141,61 @@ class Shifted:
         return _moved(self.law(noise), self.shift)
 
 
-def _steps(n: int) -> int:
-    if n < 1:
-        raise ValueError(f"'n' must be at least 1 step, got {n}")
-    return n
+def _counted(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"'steps' must be at least 1, got {steps}")
+    return steps
 
 
-def uniform(n: int) -> list[float]:
-    """1, (n - 1) / n, ..., 1 / n, 0."""
-    return [(n - k) / n for k in range(_steps(n) + 1)]
+def uniform(steps: int) -> list[float]:
+    """1, (steps - 1) / steps, ..., 1 / steps, 0."""
+    return [(steps - k) / steps for k in range(_counted(steps) + 1)]
 
 
-def quadratic(n: int) -> list[float]:
+def quadratic(steps: int) -> list[float]:
     """The squares of `uniform`: finer near the data. Song, Meng and Ermon, 2020, arXiv:2010.02502, appendix D.2."""
-    return [t * t for t in uniform(n)]
+    return [t * t for t in uniform(steps)]
 
 
-def cosine(n: int) -> list[float]:
+def cosine(steps: int) -> list[float]:
     """1 - cos(pi u / 2) for u of `uniform`: finer near the data, linear near the noise."""
-    return [1.0 - math.cos(0.5 * math.pi * u) for u in uniform(n)]
+    return [1.0 - math.cos(0.5 * math.pi * u) for u in uniform(steps)]
 
 
-def leading(n: int, steps: int = 1000, offset: int = 0) -> list[float]:
-    """n steps of a discrete schedule, `steps` // n apart, from its first one on, and 0; it starts below 1.
+def leading(steps: int, timesteps: int = 1000, offset: int = 0) -> list[float]:
+    """Times of a discrete schedule, `timesteps` // steps apart, from its first one on, and 0; it starts below 1.
 
     offset: added to the number of every step. The spacing of DDIM's code; "leading" is diffusers' name for it.
     """
-    gap = steps // _steps(n)
-    return _discrete([k * gap + offset for k in reversed(range(n))], steps)
+    gap = timesteps // _counted(steps)
+    return _discrete([k * gap + offset for k in reversed(range(steps))], timesteps)
 
 
-def trailing(n: int, steps: int = 1000) -> list[float]:
-    """n steps of a discrete schedule, evenly from its last one back, and 0: it starts at pure noise.
+def trailing(steps: int, timesteps: int = 1000) -> list[float]:
+    """Times of a discrete schedule, evenly from its last one back, and 0: it starts at pure noise.
 
     Lin, Liu, Li and Yang, 2023, arXiv:2305.08891, section 3.3; "trailing" in diffusers.
     """
-    return _discrete([round(steps - k * steps / n) - 1 for k in range(_steps(n))], steps)
+    return _discrete([round(timesteps - k * timesteps / steps) - 1 for k in range(_counted(steps))], timesteps)
 
 
-def linspace(n: int, steps: int = 1000) -> list[float]:
-    """n steps of a discrete schedule, evenly from its last one to its first one, and 0. Diffusers' name for it."""
-    return _discrete([round((steps - 1) * (1.0 - u)) for u in _unit(n)], steps)
+def linspace(steps: int, timesteps: int = 1000) -> list[float]:
+    """Times of a discrete schedule, evenly from its last one to its first one, and 0. Diffusers' name for it."""
+    return _discrete([round((timesteps - 1) * (1.0 - u)) for u in _unit(steps)], timesteps)
 
 
-def _discrete(numbers: list[int], steps: int) -> list[float]:
+def _discrete(numbers: list[int], timesteps: int) -> list[float]:
     """Step numbers from 0, as alpha_bar counts them -> fractions, and 0."""
-    if not (numbers[-1] >= 0 and numbers[0] < steps and all(s < t for t, s in pairwise(numbers))):
+    if not (numbers[-1] >= 0 and numbers[0] < timesteps and all(s < t for t, s in pairwise(numbers))):
         raise ValueError(
-            f"{len(numbers)} different steps of [0, {steps}) are wanted, got {numbers}: lower 'n', 'offset'"
+            f"{len(numbers)} different numbers in [0, {timesteps}), of the timesteps that are trained, are wanted for "
+            f"'steps' = {len(numbers)}: give fewer steps, or a lower 'offset'"
         )
-    return [*((k + 1) / steps for k in numbers), 0.0]
+    return [*((k + 1) / timesteps for k in numbers), 0.0]
 
 
-def karras(path: Path, n: int, low: float = 0.002, high: float | None = None, rho: float = 7.0) -> list[float]:
-    """n noise levels sigma / alpha from `high` to `low`, evenly in their rho-th roots, and 0; on any path.
+def karras(path: Path, steps: int, low: float = 0.002, high: float | None = None, rho: float = 7.0) -> list[float]:
+    """Noise levels sigma / alpha from `high` to `low`, evenly in their rho-th roots, and 0; on any path.
 
     high: None = EDM's 80, or the path's last level if that is less. A single level is `high`.
 
@@ -202,32 +203,32 @@ def karras(path: Path, n: int, low: float = 0.002, high: float | None = None, rh
     """
     top = _top(path, low, high)
     roots = top ** (1 / rho), low ** (1 / rho)
-    return _levels(path, [(roots[0] + (roots[1] - roots[0]) * u) ** rho for u in _unit(n)])
+    return _levels(path, [(roots[0] + (roots[1] - roots[0]) * u) ** rho for u in _unit(steps)])
 
 
-def log_snr(path: Path, n: int, low: float = 0.002, high: float | None = None) -> list[float]:
-    """n noise levels sigma / alpha from `high` to `low`, evenly in their logarithms, and 0; `high` as in `karras`.
+def log_snr(path: Path, steps: int, low: float = 0.002, high: float | None = None) -> list[float]:
+    """Noise levels sigma / alpha from `high` to `low`, evenly in their logarithms, and 0; `high` as in `karras`.
 
     Lu et al., 2022, "DPM-Solver", arXiv:2206.00927, section 3.
     """
     top = _top(path, low, high)
-    return _levels(path, [top * (low / top) ** u for u in _unit(n)])
+    return _levels(path, [top * (low / top) ** u for u in _unit(steps)])
 
 
-def jumps(path: Path, n: int, low: float = 0.002, high: float | None = None, rho: float = 7.0) -> list[float]:
-    """n noise levels sigma / alpha from `high` down, evenly in their rho-th roots on the way to `low`, and 0.
+def jumps(path: Path, steps: int, low: float = 0.002, high: float | None = None, rho: float = 7.0) -> list[float]:
+    """Noise levels sigma / alpha from `high` down, evenly in their rho-th roots on the way to `low`, and 0.
 
-    Where a consistency model jumps from: unlike `karras`, `low` is where it lands, and none of the n. n = 1 is `high`;
-    `high` as in `karras`. Song et al., 2023, arXiv:2303.01469, algorithm 1, find theirs by search.
+    Where a consistency model jumps from: unlike `karras`, `low` is where it lands, and none of them. A single
+    level is `high`; `high` as in `karras`. Song et al., 2023, arXiv:2303.01469, algorithm 1, find theirs by search.
     """
     top = _top(path, low, high)
     roots = top ** (1 / rho), low ** (1 / rho)
-    return _levels(path, [(roots[0] + (roots[1] - roots[0]) * k / n) ** rho for k in range(_steps(n))])
+    return _levels(path, [(roots[0] + (roots[1] - roots[0]) * k / steps) ** rho for k in range(_counted(steps))])
 
 
-def _unit(n: int) -> list[float]:
-    """0 to 1 in n - 1 even steps."""
-    return [k / max(1, n - 1) for k in range(_steps(n))]
+def _unit(steps: int) -> list[float]:
+    """0 to 1 in steps - 1 even parts."""
+    return [k / max(1, steps - 1) for k in range(_counted(steps))]
 
 
 def _top(path: Path, low: float, high: float | None) -> float:

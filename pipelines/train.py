@@ -36,7 +36,7 @@ from gensys.errors import ConfigError, RunError, Terminated
 from gensys.noise import Noise
 from gensys.progress import Phase, Screen
 from gensys.run import Spec
-from gensys.run_folder import RunFolder, open_codec
+from gensys.run_folder import RunFolder, open_codec, pinned
 
 __all__ = ["plan", "train"]
 
@@ -86,6 +86,7 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, shard: bo
     What cannot work is refused here, before anything is written: knobs that do not fit, a codec that is gone.
     """
     # decided once: a run that is resumed, on other hardware perhaps, goes on in the format and parts it was begun in
+    spec = pinned(spec)
     begun = folder.document() if folder.exists and not fresh else {"knobs": {}, "parts": 0, "damaged": None}
     if spec.knobs.get("precision") == "auto":
         spec = spec.with_knobs({"precision": begun["knobs"].get("precision") or resolve("auto")})

@@ -256,9 +256,11 @@ def test_without_classes_there_is_nothing_to_guide(places, tmp_path):
     train(codec, resolve("kl_autoencoder", knobs), workers=0, fresh=False, screen=SCREEN)
     encode(codec, latents, data=None, shard=64, workers=0, screen=SCREEN)
     knobs = TINY["latent_dit"] | {"guidance": "2.0"}
-    for data, scale in ((str(latents), 1.0), (places["latents"], 2.0)):
-        model = resolve("latent_dit", knobs | {"data": data}).model()
-        assert model.prior.sampler.guidance.scale == scale
+    assert resolve("latent_dit", knobs | {"data": places["latents"]}).model().prior.sampler.guidance.scale == 2.0
+    with pytest.raises(ConfigError, match=r"knob 'guidance' is 3.0, and has no effect here: it needs data with labels"):
+        resolve("latent_dit", knobs | {"data": str(latents), "guidance": "3"}).model()
+    model = resolve("latent_dit", knobs | {"data": str(latents)}).model()  # 2 is the recipe's own: it waits for labels
+    assert model.prior.sampler.guidance.scale == 1.0
 
 
 def test_another_run_is_guided_away_from(places, tmp_path):
@@ -274,7 +276,9 @@ def test_another_run_is_guided_away_from(places, tmp_path):
     guided = strong.network(cond)(torch.cat([x, x]), 0.5, True)
     assert torch.equal(guided[3:], weak.denoiser(x, t, cond))
     assert torch.equal(guided[:3], strong.denoiser(x, t, cond))
-    other = resolve("ddpm", TINY["ddpm"] | {"data": places["images"], "weaker": places["teacher"]}).model()
+    other = resolve(
+        "ddpm", TINY["ddpm"] | {"data": places["images"], "weaker": places["teacher"], "guidance": "3"}
+    ).model()
     with pytest.raises(ConfigError, match=r"the weaker '.*' was trained on latents of the codec"):
         other.sample({}, Noise(0, ids))
 

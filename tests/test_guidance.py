@@ -9,16 +9,23 @@ import torch
 from torch import nn
 
 from gensys import targets
-from gensys.denoiser import Denoiser
+from gensys.denoiser import Denoiser, gaussian
 from gensys.errors import ConfigError
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.guidance import Clip, Guidance, Rescale, Threshold, correct, drop, without
-from gensys.knobs import Sampling
+from gensys.knobs import SOLVERS, Sampling
 from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
-from gensys.paths import Cosine, Linear
+from gensys.paths import VP, Cosine, Discrete, Linear, linear_schedule
 from gensys.solvers import ddim, dpmpp_2m, euler, heun, predictor_corrector
-from gensys.times import uniform
+from gensys.systems.ddpm import ddpm
+from gensys.systems.edm import edm
+from gensys.systems.flow_matching import flow_matching
+from gensys.systems.iddpm import iddpm
+from gensys.systems.ot_cfm import ot_cfm
+from gensys.systems.rectified_flow import rectified_flow
+from gensys.systems.score_sde import score_sde
+from gensys.times import karras, uniform
 
 X = Noise(0, torch.arange(5)).normal((3, 4, 4), Stream.INITIAL).double()
 Y = Noise(1, torch.arange(5)).normal((3, 4, 4), Stream.INITIAL).double()
@@ -133,7 +140,9 @@ def test_the_reference_is_neither_trained_nor_saved_and_opened_once():
 @pytest.mark.parametrize("other", [{"path": Cosine()}, {"target": targets.v}])
 def test_a_reference_of_another_path_or_target_is_refused(other):
     made = Diffusion(denoiser(0), (2,), sampler=Sampler(open_reference=lambda: denoiser(1, **other)))
-    with pytest.raises(ValueError, match=r"'open_reference' must return a denoiser of the path Linear.* got "):
+    with pytest.raises(
+        ValueError, match=r"'open_reference' .the knob 'weaker'. must give a denoiser of the path Linear.* got "
+    ):
         made.sample({}, Noise(0, torch.arange(3)))
 
 
@@ -187,7 +196,8 @@ def test_knobs_reach_the_sampler():
         ({"threshold": -1.0}, (-1.0, 1.0), ValueError, r"'threshold' must be a percentile in \(0, 100\], got -1"),
         ({"rescale": 1.5}, None, ValueError, r"'rescale' must lie in \[0, 1\], got 1.5"),
         ({"rescale": -0.1}, None, ValueError, r"'rescale' must lie in \[0, 1\], got -0.1"),
-        ({"guide_from": 0.1, "guide_to": 0.4}, None, ValueError, "'interval' must be"),
+        ({"guide_from": 0.1, "guide_to": 0.4}, None, ValueError, "0 <= guide_to < guide_from <= 1, .* guide_from=0.1"),
+        ({"guide_from": 1.1}, None, ValueError, "'guide_from' and 'guide_to' must be times .*got guide_from=1.1"),
     ],
 )
 def test_knobs_that_do_not_fit_are_refused(knobs, bounds, error, message):
@@ -217,3 +227,59 @@ def test_a_model_tells_what_it_is_conditioned_on(classes, vector, taken):
     net = MLP(2, width=8, classes=classes, vector=vector)
     made = Diffusion(Denoiser(net, Linear(), targets.velocity), (2,))
     assert made.conditions == {"guidance", "seed"} | taken
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda **k: edm(MLP(2, classes=3), (2,), **k),
+        lambda **k: flow_matching(MLP(2, classes=3), (2,), **k),
+        lambda **k: ot_cfm(MLP(2, classes=3), (2,), **k),
+        lambda **k: rectified_flow(MLP(2, classes=3), (2,), **k),
+        lambda **k: score_sde(MLP(2, classes=3), (2,), path=VP(), **k),
+        lambda **k: ddpm(MLP(2, classes=3), (2,), path=Discrete(linear_schedule(1000)), **k),
+        lambda **k: iddpm(MLP(2, classes=3, outputs=4), (2,), path=Discrete(linear_schedule(1000)), **k),
+    ],
+    ids=["edm", "flow_matching", "ot_cfm", "rectified_flow", "score_sde", "ddpm", "iddpm"],
+)
+def test_without_dropout_there_is_nothing_to_guide_away_from(made):
+    """By the sampler, and row by row; another network may still be named."""
+    guided = Sampler(ddim, tuple(karras(VP(), 4)), Guidance(2.0))
+    assert "guidance" in made(dropout=0.1, sampler=guided).conditions
+    with pytest.raises(ValueError, match=r"'dropout' was 0.*sample with guidance=1, .*'weaker', or train with dropout"):
+        made(dropout=0.0, sampler=guided)
+    plain = made(dropout=0.0, sampler=replace(guided, guidance=Guidance(1.0)))
+    assert plain.conditions == {"label", "seed"}
+    weaker = replace(guided, open_reference=lambda: plain.denoiser)
+    assert "guidance" in made(dropout=0.0, sampler=weaker).conditions
+
+
+def test_a_network_without_conditions_has_always_been_trained_without():
+    made = flow_matching(MLP(2), (2,), sampler=Sampler(guidance=Guidance(2.0)))
+    assert made.sample({}, Noise(0, torch.arange(2))).isfinite().all()
+
+
+STOCHASTIC = ("ancestral", "churn", "dpmpp_2m_sde", "dpmpp_3m_sde", "euler_maruyama", "multistep_consistency")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_solver_that_adds_gaussian_noise_is_for_a_gaussian_base(solver):
+    """Between two data sets, only deterministic solvers walk along states that the model was trained on."""
+    sampler = Sampler(SOLVERS[solver], (0.98, 0.6, 0.3, 0.0))
+
+    def made(base):
+        return Diffusion(Denoiser(MLP(2), VP(), targets.v, base=base), (2,), sampler=sampler)
+
+    if solver in (*STOCHASTIC, "predictor_corrector"):
+        with pytest.raises(ValueError, match=rf"'solver' {solver} adds Gaussian noise .*euler, heun, rk4, dopri5"):
+            made(uniform_base)
+    else:
+        assert made(uniform_base).sample({}, Noise(0, torch.arange(2))).isfinite().all()
+    made(gaussian)
+    sampler = replace(sampler, solver=partial(ddim, eta=0.1))
+    with pytest.raises(ValueError, match="'solver' ddim adds Gaussian noise"):
+        made(uniform_base)
+
+
+def uniform_base(noise, shape, stream):
+    return 2.0 * noise.uniform(shape, stream) - 1.0

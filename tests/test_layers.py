@@ -41,10 +41,11 @@ ALLOWED |= {
     "report": BASE | TOOLS | {"preview", "run", "run_folder", "data", "evaluate"},
     "domain": {"families", "data", "engine", "run", "run_folder"} | BASE,
     "teacher": {"denoiser", "targets", "families", "data", "domain", "run_folder"} | BASE,
-    "knobs": {name for row in LADDER for name in row} | {"run", "engine", "domain", "teacher"},
+    "needs": {"data", "domain", "run"} | BASE,
+    "knobs": {name for row in LADDER for name in row} | {"run", "engine", "domain", "teacher", "needs"},
     "recipes": {name for row in LADDER for name in row}
     | {"run", "run_folder", "engine", "data", "domain", "knobs"}
-    | {"teacher"},
+    | {"teacher", "needs"},
     # recipes only through run; cli only when run as a program
     "pipelines": BASE
     | TOOLS

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Batch, Bits, Cond, Generative, Loss
-from gensys.denoiser import Denoiser, has_density
+from gensys.denoiser import Denoiser, gaussian, has_density
 from gensys.guidance import Clip, Guidance, Node, Rescale, Threshold, correct, without
 from gensys.kernels.linear import frozen
 from gensys.likelihood import Hutchinson, density_bits, log_prob
@@ -27,7 +27,7 @@ from gensys.paths import Scalar
 from gensys.solvers.groups import Group, run_groups
 from gensys.solvers.heun import heun
 from gensys.solvers.program import assemble
-from gensys.solvers.solver import NotLinear, Predict, Solver
+from gensys.solvers.solver import NotLinear, Predict, Solver, draws, named
 from gensys.solvers.stepper import run
 from gensys.solvers.trace import Table, guide, trace
 from gensys.targets import Prediction, recover, require_well_posed
@@ -83,7 +83,9 @@ class Sampler:
 class Diffusion(Generative):
     """A denoiser with what it minimises and how it samples. shape: of one datum.
 
-    Raises: ValueError when the denoiser's target cannot be inverted at a time where the sampler calls the network.
+    Raises: ValueError when the denoiser's target cannot be inverted at a time where the sampler calls the network; for
+    guidance away from a prediction that the denoiser never learned; for a solver that adds Gaussian noise where the
+    denoiser's base is another law.
     """
 
     def __init__(
@@ -99,6 +101,14 @@ class Diffusion(Generative):
         self.denoiser, self.shape = denoiser, shape
         self.objective, self.sampler = objective, sampler
         path, target, times = denoiser.path, denoiser.target, on(denoiser.path, list(sampler.fractions))
+        if sampler.guidance.scale != 1.0 and sampler.open_reference is None:
+            denoiser.require_unlabelled("denoiser")
+        if denoiser.base is not gaussian and draws(sampler.solver, path, times):
+            raise ValueError(
+                f"'solver' {named(sampler.solver)} adds Gaussian noise as it goes, and the base of this model is "
+                f"another law: the states that it walks to are none that the model was trained on. Take one that adds "
+                f"none, such as euler, heun, rk4, dopri5, or ddim with eta = 0"
+            )
         limit = 1e4 if sampler.clip is None else 1e6  # clipping bounds what an error of the network can do
         require_well_posed(path, target, times[:-1], limit)
         try:
@@ -114,7 +124,8 @@ class Diffusion(Generative):
     @property
     def conditions(self) -> frozenset[str]:
         """What the network takes, and "guidance" and "seed" row by row; see `sample`."""
-        return BY_ROW | taken_by(self.denoiser)
+        taken = BY_ROW | taken_by(self.denoiser)
+        return taken if self.denoiser.unlabelled or self.sampler.open_reference is not None else taken - {"guidance"}
 
     @property
     def reference(self) -> Denoiser | None:
@@ -128,12 +139,13 @@ class Diffusion(Generative):
             opened, own = self.sampler.open_reference(), self.denoiser
             if (opened.path, opened.target) != (own.path, own.target):
                 raise ValueError(
-                    f"'open_reference' must return a denoiser of the path {own.path} and the target {own.target}, as "
-                    f"the guided one has them, got {opened.path} and {opened.target}"
+                    f"'open_reference' (the knob 'weaker') must give a denoiser of the path {own.path} and the target "
+                    f"{own.target}, as the guided one has them, got {opened.path} and {opened.target}"
                 )
             if opened.learned_variance != own.learned_variance:
                 raise ValueError(
-                    "'open_reference' must return a denoiser that learned a variance if the guided one did"
+                    "'open_reference' (the knob 'weaker') must give a denoiser that learned a variance if the "
+                    "guided one did"
                 )
             self._reference = (opened.requires_grad_(False).eval(),)
         return self._reference[0]

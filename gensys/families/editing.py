@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from gensys.core import Cond, Generative
+from gensys.denoiser import gaussian
 from gensys.families.diffusion import BY_ROW, Diffusion
 from gensys.families.latent import Latent
 from gensys.kernels.linear import frozen
 from gensys.noise import Noise, Stream
+from gensys.solvers.churn import on_part
 from gensys.solvers.dopri5 import dopri5
 from gensys.targets import Boundary, Prediction, recover
 from gensys.times import on
@@ -87,9 +89,11 @@ def from_partial(model: Generative, x: Tensor, cond: Cond, noise: Noise, strengt
     fractions = inner.sampler.fractions
     start = min(strength, fractions[0])
     weaker = inner.reference
+    below = (start, *(f for f in fractions if f < start))
     sampler = replace(
         inner.sampler,
-        fractions=(start, *(f for f in fractions if f < start)),
+        solver=on_part(inner.sampler.solver, (len(below) - 1) / (len(fractions) - 1)),
+        fractions=below,
         open_reference=None if weaker is None else lambda: weaker,
     )
     part = Diffusion(inner.denoiser, inner.shape, sampler=sampler)
@@ -102,8 +106,9 @@ def inpaint(
 ) -> Tensor:
     """Draw what is not known: known (B, *S), mask (B, *S) bool or what broadcasts to it, true where `known` is to stay.
 
-    After each step of the solver, from t to s, known elements become alpha_s known + sigma_s z, with fresh z. The
-    others were drawn without these: with `resamplings` above 1, noise is added again up to t and the step repeated,
+    After each step of the solver, from t to s, known elements become alpha_s known + sigma_s z, with fresh z; noise
+    that a solver adds within a step, as churn does, is added to all elements, so that all are at one level. The others
+    were drawn without these: with `resamplings` above 1, noise is added again up to t and the step repeated,
     that often in all, so that both parts come to fit. The solver walks every step by itself (those of several steps
     take their first order); ddim with eta = 1, or ancestral, is what the method was made for.
 
@@ -124,6 +129,11 @@ def inpaint(
         drawn = inpaint(inner, z, _shrunk(mask, z), cond, noise, resamplings=resamplings)
         return torch.where(mask, known, model.decode(drawn))
     _require("known", known, inner.shape)
+    if inner.denoiser.base is not gaussian:
+        raise ValueError(
+            "'model' has a base of its own, and known elements are put in with Gaussian noise: train it with "
+            "base=gaussian"
+        )
     if inner.sampler.solver is dopri5:
         raise ValueError(
             "'model' samples with dopri5, which chooses its own steps, and known elements are put in after every step "
@@ -134,8 +144,9 @@ def inpaint(
 
 
 def _repaint(model: Diffusion, known: Tensor, mask: Tensor, cond: Cond, noise: Noise, resamplings: int) -> Tensor:
-    path, predict, solver = model.denoiser.path, model.predict(cond), model.sampler.solver
+    path, predict = model.denoiser.path, model.predict(cond)
     times = on(path, list(model.sampler.fractions))
+    solver = on_part(model.sampler.solver, 1 / (len(times) - 1))
 
     def normal(turn: int, k: int) -> Tensor:
         return noise.at(turn * _ROOM + k).normal(model.shape, Stream.SOLVER).to(known.dtype)

@@ -81,22 +81,25 @@ def even(path: Path, n: int, low: float = 0.002) -> Ladder:
 class Curriculum:
     """How many intervals the ladder has at a step of the training: N(k) = min(s0 2^floor(k / K'), s1).
 
-    K' = floor(K / (log2 floor(s1 / s0) + 1)), K = steps, s0 = first, s1 = last. The paper adds 1, as it counts the
-    rungs. Song and Dhariwal, 2023, arXiv:2310.14189, table 1.
+    K' = floor(K / (log2 floor(s1 / s0) + 1)), K = doubling, the steps over which it grows, s0 = first, s1 = last. The
+    paper adds 1, as it counts the rungs. Song and Dhariwal, 2023, arXiv:2310.14189, table 1.
     """
 
-    steps: int
+    doubling: int
     first: int = 10
     last: int = 1280
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 1 <= self.first <= self.last:
+        if self.doubling < 1:
+            raise ValueError(f"'doubling' must be at least 1 step, got {self.doubling}")
+        if not 1 <= self.first <= self.last:
             raise ValueError(
-                f"'steps' must be at least 1 and 1 <= first <= last, got {self.steps}, {self.first}, {self.last}"
+                f"'first' and 'last', numbers of intervals, must be 1 <= first <= last, got {self.first} and "
+                f"{self.last}"
             )
 
     def __call__(self, step: int) -> int:
-        each = max(1, math.floor(self.steps / (math.log2(self.last // self.first) + 1)))
+        each = max(1, math.floor(self.doubling / (math.log2(self.last // self.first) + 1)))
         doublings = min(step // each, 64)  # beyond `last` in any case, and no number of a thousand digits
         return min(self.first * 2**doublings, self.last)
 
@@ -236,11 +239,13 @@ def distillation(
 def require_rungs(ladder: Ladder, skip: int, scales: tuple[float, float]) -> None:
     """Refuse settings of `distillation` with which there is nothing to compare. Raises: ValueError."""
     rungs = ladder.t.shape[0]
-    if not 1 <= skip < rungs or not scales[0] <= scales[1]:
+    if rungs < 2 or not 1 <= skip < rungs:
         raise ValueError(
-            f"'skip' must lie in [1, {rungs}), as the ladder has {rungs} rungs (two at least are wanted), and 'scales' "
-            f"be (low, high), got {skip} and {scales}"
+            f"'rungs' must be at least 2, and 'skip' in [1, rungs), as it goes from one of them to another, got "
+            f"{rungs} and {skip}"
         )
+    if not scales[0] <= scales[1]:
+        raise ValueError(f"'scales' must be (lowest, highest), got {scales}")
 
 
 def _at(values: Tensor, i: Tensor, like: Tensor) -> Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import SAMPLING, Network, Sampling, Training
 from gensys.objectives.consistency import Curriculum, ddim_step, heun_step, karras_levels
 from gensys.paths import EDM
-from gensys.run import Run
+from gensys.run import Run, Trained
 from gensys.systems.consistency import LOW, consistency_model, distilled
 from gensys.teacher import open_denoiser
 
@@ -18,14 +19,14 @@ from gensys.teacher import open_denoiser
 def consistency(
     data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors, or a latent store
     size: int = 32,  # side of the images
-    teacher: str = "",  # the run folder of a path model to distil, on the same data; none = train from scratch
-    first: int = 10,  # from scratch: intervals of the ladder of noise levels at the beginning
-    last: int = 160,  # from scratch: intervals at the end; more are finer, and need more steps
-    doubling: int = 2000,  # from scratch: steps over which the intervals double; 0 = all of a budget in rows
-    sigma_data: float = 0.5,  # from scratch: standard deviation of the data
-    rungs: int = 18,  # distilled: noise levels of the ladder
-    step: Literal["heun", "ddim"] = "heun",  # distilled: the solver that steps from one level to the next
-    scale: float = 1.0,  # distilled: scale of the teacher's guidance, which the student cannot change later
+    teacher: Trained = "",  # the run folder of a path model to distil, on the same data; none = train from scratch
+    first: Annotated[int, needs.UNTAUGHT] = 10,  # from scratch: intervals of the ladder at the beginning
+    last: Annotated[int, needs.UNTAUGHT] = 160,  # from scratch: at the end; more are finer, take longer
+    doubling: Annotated[int, needs.UNTAUGHT] = 2000,  # from scratch: steps in which they double; 0 = all of the budget
+    sigma_data: Annotated[float, needs.UNTAUGHT] = 0.5,  # from scratch: standard deviation of the data
+    rungs: Annotated[int, needs.STUDENT] = 18,  # distilled: noise levels of the ladder
+    step: Annotated[Literal["heun", "ddim"], needs.STUDENT] = "heun",  # distilled: the solver between levels
+    scale: Annotated[float, needs.STUDENT, needs.CONDITION] = 1.0,  # distilled: of the teacher's guidance, for good
     network: Network = Network(),  # noqa: B008 - a frozen value; a student has the network of its teacher
     training: Training = Training(precision="fp32", lr=5e-4),  # noqa: B008 - neighbours differ by less than bf16 keeps
     sampling: Sampling = Sampling(solver="multistep_consistency", steps=2, grid="jumps"),  # noqa: B008

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, TargetName, Training, target_of
@@ -22,6 +23,7 @@ WEIGHTS: dict[str, Weight] = {
     "snr_plus_one": snr_plus_one,
     "truncated_snr": truncated_snr,
 }
+Variance = Annotated[Literal["small", "large"], needs.ANCESTRAL]
 
 
 def ddpm(
@@ -32,8 +34,8 @@ def ddpm(
     zero_terminal: bool = False,  # whether the schedule is rescaled to end in pure noise: not for target noise
     target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
     weight: Literal["even", "min_snr", "snr_plus_one", "truncated_snr"] = "even",  # of the steps in the loss
-    variance: Literal["small", "large"] = "small",  # of ancestral steps: right for data at a point, or of unit variance
-    dropout: float = 0.1,  # probability that a row is trained without its label
+    variance: Variance = "small",  # of ancestral steps: right for data at a point, or of unit variance
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     # a transformer: for pictures of this size it is about ten times as fast on a CPU as the paper's U-Net, net=unet
     network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008 - a frozen value
     training: Training = Training(lr=2e-3),  # noqa: B008 - a frozen value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Sampling, TargetName, Training, target_of
@@ -19,8 +20,8 @@ def dit(
     size: Literal["tiny", "S", "B", "L", "XL"] = "tiny",  # of the transformer: tiny is for a CPU
     patch: int = 0,  # side of the squares that become one token; 0 = 2 for latents, 4 for pixels
     target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
-    dropout: float = 0.1,  # probability that a row is trained without its label
-    aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
+    aspect: needs.Aspect = 1.0,  # width over height of samples, if latents have several shapes: the nearest is taken
     training: Training = Training(batch=64, budget="500k", lr=1e-3),  # noqa: B008 - a frozen value
     sampling: Sampling = Sampling(solver="ddim", steps=30, grid="trailing", guidance=1.5),  # noqa: B008
 ) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, Training
@@ -16,7 +17,7 @@ def edm(
     sigma_data: float = 0.5,  # standard deviation of the data: 0.5 for images, 1 for latents
     level_mean: float = -1.2,  # mean of the logarithm of the noise levels in training
     level_std: float = 1.2,  # standard deviation of the logarithm of the noise levels in training
-    dropout: float = 0.1,  # probability that a row is trained without its label
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
     training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="heun", steps=10, grid="karras"),  # noqa: B008

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, Times, Training
@@ -13,7 +14,7 @@ from gensys.systems.flow_matching import flow_matching as system
 def flow_matching(
     data: str = "mnist",  # what to learn: a data set by name, or the path of one, or of a store of latents
     size: int = 32,  # side of the images, for files of them
-    dropout: float = 0.1,  # probability that a row is trained without its label
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     times: Times = Times(),  # noqa: B008 - a frozen value
     network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008
     training: Training = Training(budget="200k"),  # noqa: B008

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Network, Sampling, TargetName, Training, target_of
@@ -16,6 +17,7 @@ from gensys.solvers import ancestral
 from gensys.systems import iddpm as system
 
 SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
+Variance = Annotated[Literal["learned", "small", "large"], needs.ANCESTRAL]
 
 
 def iddpm(
@@ -25,8 +27,8 @@ def iddpm(
     schedule: Literal["cosine", "linear"] = "cosine",  # of the noise
     target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
     share: float = 0.001,  # of the variational bound in the loss: it teaches the variance alone
-    variance: Literal["learned", "small", "large"] = "learned",  # of ancestral steps: as learned, or its bounds
-    dropout: float = 0.1,  # probability that a row is trained without its label
+    variance: Variance = "learned",  # of ancestral steps: as learned, or its bounds
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     # a transformer: for pictures of this size it is about ten times as fast on a CPU as the paper's U-Net, net=unet
     network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008 - a frozen value
     training: Training = Training(lr=2e-3),  # noqa: B008 - a frozen value

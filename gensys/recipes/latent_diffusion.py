@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import DataError
@@ -14,8 +15,8 @@ from gensys.systems.latent_diffusion import latent_diffusion as system
 def latent_diffusion(
     data: str,  # a latent store, as `gensys encode` makes it
     target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
-    dropout: float = 0.1,  # probability that a row is trained without its label
-    aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
+    aspect: needs.Aspect = 1.0,  # width over height of samples, if latents have several shapes: the nearest is taken
     network: Network = Network(net="unet", width=64, depth=1, levels=2),  # noqa: B008 - a frozen value
     training: Training = Training(batch=32, budget="200k", lr=2e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="ddim", steps=30, grid="trailing", guidance=1.5),  # noqa: B008

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import DataError
@@ -17,8 +18,8 @@ def latent_dit(
     depth: int = 5,  # blocks of the transformer
     heads: int = 4,  # heads of the attention
     patch: int = 2,  # side of the squares of latents that become one token
-    dropout: float = 0.1,  # probability that a row is trained without its label
-    aspect: float = 1.0,  # width over height of the samples, if the latents have several shapes: the nearest is taken
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
+    aspect: needs.Aspect = 1.0,  # width over height of samples, if latents have several shapes: the nearest is taken
     training: Training = Training(batch=128, budget="500k", lr=2e-3),  # noqa: B008 - a frozen value
     sampling: Sampling = Sampling(solver="heun", steps=12, guidance=2.0, guide_from=0.8, guide_to=0.1),  # noqa: B008
 ) -> Run:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import SAMPLING, Sampling, Training
-from gensys.run import Run
+from gensys.run import Run, Trained
 from gensys.systems.lcm import lcm as system
 from gensys.teacher import open_denoiser
 
 
 def lcm(
     data: str,  # what the teacher was trained on: a latent store, images or a table of vectors
-    teacher: str,  # the run folder of the path model to distil, such as runs/latent_dit
+    teacher: Trained,  # the run folder of the path model to distil, such as runs/latent_dit
     size: int = 32,  # side of the images, if the data are images
     rungs: int = 1000,  # times of the ladder, evenly from data to noise
     skip: int = 50,  # rungs that one step of the teacher goes over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import ConfigError
@@ -14,7 +15,7 @@ from gensys.systems.ot_cfm import ot_cfm as system
 def ot_cfm(
     data: str = "mnist",  # what to learn: a data set by name, or the path of one, or of a store of latents
     size: int = 32,  # side of the images, for files of them
-    dropout: float = 0.1,  # probability that a row is trained without its label
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     times: Times = Times(),  # noqa: B008 - a frozen value
     network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008
     training: Training = Training(budget="200k"),  # noqa: B008

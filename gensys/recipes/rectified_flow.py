@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.data.pairs import open_pairs
 from gensys.domain import open_domain
@@ -16,7 +17,7 @@ from gensys.systems.rectified_flow import rectified_flow as system
 def rectified_flow(
     data: str = "mnist",  # what to learn: a data set by name, or the path of one, or of a store of latents
     size: int = 32,  # side of the images, for files of them
-    dropout: float = 0.1,  # probability that a row is trained without its label
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     pairs: str = "",  # a store of pairs, as `gensys reflow` makes it; empty = data are paired with any noise
     times: Times = Times(),  # noqa: B008 - a frozen value
     network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from gensys import targets
+from gensys import needs, targets
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import SAMPLING, Network, Sampling, Training
 from gensys.paths import VE, VP, SubVP
-from gensys.run import Run
+from gensys.run import Needs, Run
 from gensys.systems.score_sde import score_sde as system
+
+_VE = Needs("sde=ve", lambda knobs, _: knobs["sde"] == "ve")
 
 
 def score_sde(
@@ -19,10 +21,10 @@ def score_sde(
     size: int = 32,  # side to which images are cropped and scaled
     sde: Literal["vp", "subvp", "ve"] = "vp",  # how data become noise: vp and subvp shrink them, ve drowns them
     target: Literal["noise", "score"] = "noise",  # what the network outputs; the loss weighs both alike
-    sigma_min: float = 0.01,  # first noise level of ve
-    sigma_max: float = 50.0,  # last noise level of ve: the largest distance between two data
-    sigma_data: float = 0.5,  # standard deviation of the data, which scales the network's inputs under ve
-    dropout: float = 0.1,  # probability that a row is trained without its label
+    sigma_min: Annotated[float, _VE] = 0.01,  # first noise level of ve
+    sigma_max: Annotated[float, _VE] = 50.0,  # last noise level of ve: the largest distance between two data
+    sigma_data: Annotated[float, _VE] = 0.5,  # standard deviation of the data, which scales the inputs under ve
+    dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
     training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="ddim", steps=16, grid="karras"),  # noqa: B008

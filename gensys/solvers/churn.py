@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from gensys.paths import Path, at_ratio
 from gensys.solvers.heun import heun
-from gensys.solvers.solver import Draw, Predict, check_times
+from gensys.solvers.solver import Draw, Predict, Solver, check_times
 
-__all__ = ["churn"]
+__all__ = ["churn", "on_part"]
+
+AMOUNT = 40.0  # S_churn
 
 
 def churn(
@@ -20,7 +23,7 @@ def churn(
     x: Any,
     times: Sequence[float],
     draw: Draw,
-    amount: float = 40.0,
+    amount: float = AMOUNT,
     low: float = 0.05,
     high: float = 50.0,
     inflation: float = 1.003,
@@ -46,3 +49,12 @@ def churn(
             x = (up.alpha / now.alpha) * x + (math.sqrt(max(0.0, grown)) * inflation) * draw(k)
         x = heun(predict, path, x, [t, s], draw)
     return x
+
+
+def on_part(solver: Solver, share: float) -> Solver:
+    """The solver for a part of its grid, `share` of the steps: `churn` divides its amount among those that it is given,
+    so that each step adds what it adds on the whole grid. All others take each step by itself already."""
+    inner, options = (solver.func, solver.keywords) if isinstance(solver, partial) else (solver, {})
+    if inner is not churn:
+        return solver
+    return partial(churn, **options | {"amount": share * options.get("amount", AMOUNT)})

@@ -213,7 +213,8 @@ def dopri5(
     if path(end).sigma == 0:
         if not between:
             raise ValueError(
-                f"'times' must name where the last step, Euler's, begins, got {list(times)}: give two steps or more"
+                f"'steps' must be 2 or more: the last step of the grid is Euler's, and dopri5 integrates up to where "
+                f"it begins, got the times {list(times)}: give two steps or more"
             )
         end = between[-1]
     tensors_only("dopri5", "chooses its steps by the state", x)  # last: a model is told of a bad grid as it is built

@@ -27,7 +27,10 @@ def multistep_consistency(
     """
     check_times(times)
     if not path.span[0] <= end < times[-2]:
-        raise ValueError(f"'end' must lie in [{path.span[0]:g}, {times[-2]:g}), before the last jump, got {end:g}")
+        raise ValueError(
+            f"'end', where the jumps land, must lie in [{path.span[0]:g}, {times[-2]:g}), below the time of the last "
+            f"jump, got {end:g}: a grid that keeps above it is grid=jumps; of others take fewer 'steps'"
+        )
     rest = path(end)
     for k, (t, s) in enumerate(pairwise(times)):
         x, then = predict(x, t).x, path(s)

@@ -16,15 +16,17 @@ more, an adaptive step or a norm, raise `NotLinear` when they are handed symbols
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from gensys.paths import Coefs, Path
 from gensys.targets import Prediction
 
-__all__ = ["Draw", "NotLinear", "Predict", "Solver", "check_times", "kept", "tensors_only"]
+__all__ = ["Draw", "NotLinear", "Predict", "Solver", "check_times", "draws", "kept", "named", "tensors_only"]
 
 Predict = Callable[[Any, Any], Prediction]
 Draw = Callable[[int], Any]
@@ -42,6 +44,25 @@ def tensors_only(solver: str, reason: str, x: Any) -> None:
     """Raise NotLinear unless x is a tensor."""
     if not isinstance(x, Tensor):
         raise NotLinear(f"{solver} {reason}: it is not linear, it has no table and runs on tensors")
+
+
+def draws(solver: Solver, path: Path, times: Sequence[float]) -> bool:
+    """Whether a solver adds noise on this grid. It is asked to walk it once, with a single number for x."""
+    drawn: list[int] = []
+    one = torch.ones(1, 1, dtype=torch.float64)
+
+    def draw(k: int) -> Tensor:
+        drawn.append(k)
+        return one
+
+    solver(lambda x, t: Prediction(one, one, one), path, one, times, draw)
+    return bool(drawn)
+
+
+def named(solver: Solver) -> str:
+    """What a person calls it."""
+    function = solver.func if isinstance(solver, partial) else solver
+    return getattr(function, "__name__", repr(function))
 
 
 def check_times(times: Sequence[float]) -> None:

@@ -48,7 +48,7 @@ def consistency_model(
     """Consistency training. sigma_data: the deviation of the data. high: the noisiest level of the training."""
     start = at_ratio(path, LOW)
     return Diffusion(
-        Denoiser(net, path, Consistency(path(start), sigma_data), sigma_data=sigma_data),
+        Denoiser(net, path, Consistency(path(start), sigma_data), sigma_data=sigma_data, unlabelled=False),
         shape,
         objective=partial(consistency, curriculum=curriculum, low=LOW, high=high),
         sampler=_landing(sampler, start),
@@ -75,6 +75,8 @@ def distilled(
     ladder of too few rungs.
     """
     path, start = teacher.path, at_ratio(teacher.path, LOW)
+    if scales != (1.0, 1.0):
+        teacher.require_unlabelled("teacher")
     if teacher.base is not gaussian:
         raise ValueError("'teacher' must be trained with Gaussian noise, and its base is another law")
     ladder = karras_levels(path, 18, LOW) if ladder is None else ladder
@@ -83,7 +85,8 @@ def distilled(
     net = copy.deepcopy(teacher.net).requires_grad_(True)
     if usual is not None:
         net.condition.embed_guidance(usual)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue] - all nets'
-    student = Denoiser(net, path, Landing(teacher.target, path(start)), sigma_data=teacher.sigma_data)
+    target = Landing(teacher.target, path(start))
+    student = Denoiser(net, path, target, sigma_data=teacher.sigma_data, unlabelled=False)
     objective = partial(distillation, teacher=teacher, ladder=ladder, step=step, skip=skip, scales=scales)
     return Diffusion(student, shape, objective=objective, sampler=_landing(sampler, start))
 

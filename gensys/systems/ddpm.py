@@ -46,4 +46,4 @@ def ddpm(
     steps = len(path.alpha_bar)
     weight(path(torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / steps), target)  # it raises
     objective = partial(denoise, law=Steps(steps), weight=weight, dropout=dropout)
-    return Diffusion(Denoiser(net, path, target), shape, objective=objective, sampler=sampler)
+    return Diffusion(Denoiser(net, path, target, unlabelled=dropout > 0.0), shape, objective=objective, sampler=sampler)

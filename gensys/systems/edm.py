@@ -47,7 +47,7 @@ def edm(
     sampler: on a grid that `karras` made for `path`; an even one spends nearly all of its steps above any data.
     """
     return Diffusion(
-        Denoiser(net, path, targets.EDM(sigma_data), sigma_data=sigma_data),
+        Denoiser(net, path, targets.EDM(sigma_data), sigma_data=sigma_data, unlabelled=dropout > 0.0),
         shape,
         objective=partial(denoise, law=LogNormal(path, mean, std), dropout=dropout),
         sampler=sampler,

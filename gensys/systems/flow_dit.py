@@ -35,4 +35,5 @@ def flow_dit(
     """A class-conditional model of data of `shape` (C, H, W); the defaults are DiT-S/2."""
     net = DiT(shape, patch=patch, width=width, depth=depth, heads=heads, classes=classes)
     objective = partial(denoise, law=law, dropout=dropout if classes else 0.0)
-    return Diffusion(Denoiser(net, Linear(), targets.velocity), shape, objective=objective, sampler=sampler)
+    denoiser = Denoiser(net, Linear(), targets.velocity, unlabelled=dropout > 0.0)
+    return Diffusion(denoiser, shape, objective=objective, sampler=sampler)

@@ -35,5 +35,5 @@ def flow_matching(
     """A model of data of `shape` (*S). net(x_t, t, cond) -> (B, *S). law: of t. dropout: the probability that a row is
     trained without its condition. base: the law of eps."""
     objective = partial(denoise, law=law, dropout=dropout)
-    denoiser = Denoiser(net, Linear(), targets.velocity, base=base)
+    denoiser = Denoiser(net, Linear(), targets.velocity, base=base, unlabelled=dropout > 0.0)
     return Diffusion(denoiser, shape, objective=objective, sampler=sampler)

@@ -54,5 +54,5 @@ def iddpm(
             "'target' noise does not tell the data at the last step of 'path', which is pure noise: use targets.v"
         )
     objective = partial(hybrid, chain=chain, weight=weight, share=share, width=width, dropout=dropout)
-    denoiser = Denoiser(net, path, target, learned_variance=True)
+    denoiser = Denoiser(net, path, target, learned_variance=True, unlabelled=dropout > 0.0)
     return Diffusion(denoiser, shape, objective=objective, sampler=sampler)

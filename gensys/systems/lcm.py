@@ -33,8 +33,15 @@ def lcm(
 ) -> Diffusion:
     """rungs: times of the ladder, evenly. skip: the paper's k. scales: of the guidance that is distilled, 1 + the
     paper's w, whose interval is the default. w: the scale that samples are drawn with, within that interval."""
-    if not scales[0] <= w <= scales[1] or scales[0] == scales[1]:
-        raise ValueError(f"'w' must be a scale that is distilled, within 'scales' = {scales}, got {w}")
+    if not scales[0] < scales[1]:
+        raise ValueError(
+            f"'scales', from 'w_min' to 'w_max', must be an interval, got {scales}: with one scale there is nothing to "
+            f"be told, distil a consistency model with 'scale'"
+        )
+    if not scales[0] <= w <= scales[1]:
+        raise ValueError(
+            f"'w' must be a scale that is distilled, from 'w_min' = {scales[0]:g} to 'w_max' = {scales[1]:g}, got {w:g}"
+        )
     return distilled(
         teacher,
         shape,

@@ -39,5 +39,5 @@ def ot_cfm(
 ) -> Diffusion:
     """As `flow_matching`. by_label: see `OptimalTransport`; a conditional model is biased without it."""
     objective = partial(denoise, law=law, dropout=dropout, coupling=OptimalTransport(by_label))
-    denoiser = Denoiser(net, Linear(), targets.velocity, base=base)
+    denoiser = Denoiser(net, Linear(), targets.velocity, base=base, unlabelled=dropout > 0.0)
     return Diffusion(denoiser, shape, objective=objective, sampler=sampler)

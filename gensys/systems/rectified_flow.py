@@ -41,5 +41,5 @@ def rectified_flow(
     """As `flow_matching`. pairs: the data are samples, drawn with this seed by a flow with the same base, and datum i
     is paired with the noise that sample i began at; None = data are paired with any noise."""
     objective = partial(denoise, law=law, dropout=dropout, pairs=pairs)
-    denoiser = Denoiser(net, Linear(), targets.velocity, base=base)
+    denoiser = Denoiser(net, Linear(), targets.velocity, base=base, unlabelled=dropout > 0.0)
     return Diffusion(denoiser, shape, objective=objective, sampler=sampler)

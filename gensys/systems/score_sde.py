@@ -55,7 +55,7 @@ def score_sde(
     """
     scale = sigma_data if isinstance(path, VE) else None
     return Diffusion(
-        Denoiser(net, path, target, sigma_data=scale),
+        Denoiser(net, path, target, sigma_data=scale, unlabelled=dropout > 0.0),
         shape,
         objective=partial(denoise, law=Uniform(start), weight=even_on_noise, dropout=dropout),
         sampler=sampler,

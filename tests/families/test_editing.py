@@ -22,6 +22,7 @@ from gensys.noise import Noise, Stream
 from gensys.paths import EDM, VP, Cosine, Linear, expand
 from gensys.solvers import (
     ancestral,
+    churn,
     ddim,
     dopri5,
     dpmpp_2m,
@@ -31,7 +32,7 @@ from gensys.solvers import (
     predictor_corrector,
     unipc,
 )
-from gensys.times import karras, uniform
+from gensys.times import karras, on, uniform
 
 IDS = torch.arange(6)
 STOCHASTIC = partial(ddim, eta=1.0)
@@ -181,6 +182,43 @@ def test_fresh_noise_is_added_in_every_step_but_the_last(solver):
     torch.testing.assert_close(*map(torch.tensor, seen), rtol=0.15, atol=0.0)
 
 
+def test_the_noise_that_churn_adds_is_that_of_its_whole_grid_also_on_known_elements():
+    """Karras et al.: gamma = amount / steps, so r grows to (1 + gamma) r; known elements are at that level with all."""
+    n, amount, rows = 24, 4.0, 4000
+    model = perfect(EDM(), n, partial(churn, amount=amount, low=0.0, high=math.inf, inflation=1.0))
+    times, ids, seen = on(EDM(), list(model.sampler.fractions)), torch.arange(rows), []
+    inner = model.predict
+
+    def noting(cond):
+        predict = inner(cond)
+        return lambda x, t: (seen.append((t, x)), predict(x, t))[1]
+
+    model.predict = noting
+    known = torch.full((rows, 3), 1.5)
+    inpaint(model, known, torch.tensor([True, False, True]), {}, Noise(0, ids))
+    calls = {t: x for t, x in seen if t not in times}  # the raised levels, where each step's first call is
+    assert sorted(calls) == pytest.approx(sorted([80.0, *((1 + amount / n) * t for t in times[1:-1])])[:-1])
+    for t, x in calls.items():
+        assert float((x[:, 0] - 1.5).std()) == pytest.approx(t, rel=0.05)
+    seen.clear()
+    from_partial(noted_part(model, seen), X, {}, Noise(0, IDS), float(model.sampler.fractions[12]))
+    raised = [t for t in dict.fromkeys(seen) if t not in times]
+    assert raised == pytest.approx([(1 + amount / n) * t for t in times[12:-1]])
+
+
+def noted_part(model, seen):
+    """The model, whose network notes its times."""
+    inner = model.denoiser.net
+
+    class Noting(nn.Module):
+        def forward(self, x, t, cond):
+            seen.append(float(t[0]))
+            return inner(x, t, cond)
+
+    denoiser = Denoiser(Noting(), model.denoiser.path, model.denoiser.target)
+    return Diffusion(denoiser, model.shape, sampler=model.sampler)
+
+
 def stepwise(model, ids):
     """The trajectory of `inpaint` where nothing is known."""
     seen, predict = [], model.predict
@@ -268,6 +306,9 @@ def test_what_cannot_be_edited_is_refused():
         invert(jumping, X.float(), {})
     with pytest.raises(ValueError, match="'model' samples with dopri5, which chooses its own steps"):
         inpaint(noted(sampler=Sampler(dopri5)), X.float(), torch.ones(6, 3, dtype=torch.bool), {}, Noise(0, IDS))
+    other = Diffusion(Denoiser(MLP(3, width=16), Linear(), targets.velocity, base=Noise.normal), (3,))
+    with pytest.raises(ValueError, match="'model' has a base of its own, and known elements are put in with Gaussian"):
+        inpaint(other, x, some, {}, noise)
     with pytest.raises(ValueError, match="'resamplings' must be at least 1, got 0"):
         inpaint(model, x, some, {}, noise, resamplings=0)
     with pytest.raises(ValueError, match=r"'mask' must be bool, true where .*got torch.float32: try mask > 0.5"):

@@ -206,8 +206,10 @@ def test_the_curriculum_of_the_paper():
     ]
     assert [Curriculum(60, 10, 50)(k) for k in (0, 18, 36, 59)] == [10, 20, 40, 50]  # log2 5, rounded down only at last
     assert [Curriculum(1, 3, 3)(k) for k in (0, 5)] == [3, 3]
-    for wrong in ((0, 10, 20), (5, 20, 10), (5, 0, 1)):
-        with pytest.raises(ValueError, match="'steps' must be at least 1 and 1 <= first <= last, got"):
+    with pytest.raises(ValueError, match="'doubling' must be at least 1 step, got 0"):
+        Curriculum(0, 10, 20)
+    for wrong in ((5, 20, 10), (5, 0, 1)):
+        with pytest.raises(ValueError, match=r"'first' and 'last', .*must be 1 <= first <= last, got"):
             Curriculum(*wrong)
 
 
@@ -404,14 +406,23 @@ def test_what_does_not_fit_is_refused():
     plain = Denoiser(MLP(2, width=8).double(), path, targets.velocity)
     with pytest.raises(ValueError, match="'denoiser' must have a target that keeps the boundary"):
         consistency(plain, batch, Noise(0, batch.ids), curriculum=Curriculum(1))
-    with pytest.raises(ValueError, match=r"'skip' must lie in \[1, 18\)"):
+    with pytest.raises(ValueError, match=r"'skip' in \[1, rungs\), .* got 18 and 18"):
         distillation(
             plain, batch, Noise(0, batch.ids), teacher=plain, ladder=karras_levels(path, 18), skip=18
         )  # fmt: skip
-    with pytest.raises(ValueError, match=r"'skip' must lie in \[1, 1\), as the ladder has 1 rungs"):
+    with pytest.raises(ValueError, match=r"'rungs' must be at least 2, .* got 1 and 1"):
         distilled(plain, (2,), ladder=karras_levels(path, 1))  # as it is built
-    with pytest.raises(ValueError, match="'w' must be a scale that is distilled"):
+    with pytest.raises(
+        ValueError, match="'w' must be a scale that is distilled, from 'w_min' = 1 to 'w_max' = 3, got 4"
+    ):
         lcm(plain, (2,), scales=(1.0, 3.0), w=4.0)
+    with pytest.raises(ValueError, match="from 'w_min' to 'w_max', must be an interval"):
+        lcm(plain, (2,), scales=(2.0, 2.0), w=2.0)
+    silent = Denoiser(MLP(2, classes=3), path, targets.velocity, unlabelled=False)
+    for refused in (lambda: lcm(silent, (2,)), lambda: distilled(silent, (2,), scales=(2.0, 2.0))):
+        with pytest.raises(ValueError, match=r"'teacher' was never trained without its condition .'dropout' was 0."):
+            refused()
+    assert distilled(silent, (2,)).denoiser.unlabelled is False
     with pytest.raises(ValueError, match="'teacher' must be trained with Gaussian noise"):
         distilled(Denoiser(MLP(2), path, targets.velocity, base=Noise.normal), (2,))
     with pytest.raises(ValueError, match="'target' noise cannot be inverted"):
