@@ -28,6 +28,8 @@ SAMPLES = 1000
 
 BUDGET = "150k"
 DIT = {"net": "dit", "width": "128", "depth": "5", "heads": "4", "patch": "2", "batch": "128", "lr": "2e-3"}
+# Latents have unit variance, and the ladder doubles over the whole budget, from 10 intervals to what so few steps bear.
+FROM_SCRATCH = {"sigma_data": "1", "first": "10", "last": "80", "doubling": "0", "batch": "64"}
 SAME = {"data": "LATENTS", "budget": BUDGET}
 # Name of the row -> (recipe, knobs). LATENTS and the teacher's row stand for their paths. All but latent_diffusion,
 # whose network is its own, train the same transformer on the same latents for as long, and are sampled unguided.
@@ -44,6 +46,7 @@ ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "rectified_flow": ("rectified_flow", SAME | DIT),
     "reflow": ("rectified_flow", {"budget": "50k", "lr": "5e-4"}),  # of the row before, by `gensys reflow`
     "consistency": ("consistency", {"data": "LATENTS", "teacher": "latent_dit", "batch": "128", "budget": "60k"}),
+    "consistency_scratch": ("consistency", SAME | DIT | FROM_SCRATCH),
     "lcm": ("lcm", {"data": "LATENTS", "teacher": "latent_dit", "budget": "60k"}),
 }
 DRAWN = {"reflow": ["solver=euler", "steps=2"]}  # knobs of sampling, where they are not the recipe's own

@@ -14,6 +14,7 @@ from gensys.commands.compare import compare
 from gensys.commands.data import data
 from gensys.commands.decode import decode
 from gensys.commands.demo import demo
+from gensys.commands.edit import edit
 from gensys.commands.ema import ema
 from gensys.commands.encode import encode
 from gensys.commands.evaluate import evaluate
@@ -68,6 +69,7 @@ COMMANDS = (
     encode,
     sample,
     decode,
+    edit,
     reflow,
     evaluate,
     compare,

@@ -123,6 +123,7 @@ def test_commands_are_in_the_order_of_work():
         "encode",
         "sample",
         "decode",
+        "edit",
         "reflow",
         "evaluate",
         "compare",

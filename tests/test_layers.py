@@ -19,7 +19,7 @@ LADDER = [
     ["denoiser", "guidance"],
     ["bottlenecks", "objectives", "solvers", "bijections", "likelihood", "bound"],
     ["families"],
-    ["straightness", "systems"],
+    ["editing", "straightness", "systems"],
 ]
 BASE = set(LADDER[0])
 TOOLS = {"pictures", "progress"}  # for those who talk to people, not for mathematics
@@ -50,7 +50,19 @@ ALLOWED |= {
     "pipelines": BASE
     | TOOLS
     | FACE
-    | {"cli", "preview", "report", "run", "run_folder", "engine", "data", "evaluate", "straightness", "likelihood"},
+    | {
+        "cli",
+        "preview",
+        "report",
+        "run",
+        "run_folder",
+        "engine",
+        "data",
+        "evaluate",
+        "editing",
+        "straightness",
+        "likelihood",
+    },
     "__init__": set(),
     "__main__": {"cli"},
 }

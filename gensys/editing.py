@@ -1,6 +1,7 @@
 """Editing given data with a path model: plain functions of a `Diffusion`, or of a `Latent` whose prior is one.
 
     invert         data -> the noise that the deterministic solver draws them from
+    round_trip     and back, under another condition perhaps
     from_partial   data -> data, by way of a partial time: noise is added, and taken away again
     inpaint        some elements of the data are known, the others are drawn to fit them
 
@@ -25,10 +26,11 @@ from gensys.kernels.linear import frozen
 from gensys.noise import Noise, Stream
 from gensys.solvers.churn import on_part
 from gensys.solvers.dopri5 import dopri5
+from gensys.solvers.solver import draws, named
 from gensys.targets import Boundary, Prediction, recover
 from gensys.times import on
 
-__all__ = ["from_partial", "inpaint", "invert"]
+__all__ = ["data_shape", "from_partial", "inpaint", "invert", "path_model", "round_trip"]
 
 _ROOM = 1 << 16  # numbers of draws for each step of inpainting: more than any solver asks for in one step
 _KNOWN, _AGAIN = _ROOM - 1, _ROOM - 2  # the last of them: noise of the known part, noise that is added again
@@ -45,7 +47,7 @@ def invert(model: Generative, x: Tensor, cond: Cond) -> Tensor:
 
     Song, Meng and Ermon, 2020, "Denoising diffusion implicit models", arXiv:2010.02502, section 4.3.
     """
-    inner = _inner(model)
+    inner = path_model(model)
     if isinstance(inner.denoiser.target, Boundary):
         raise ValueError(
             "'model' is a consistency model, which jumps to the data and has no probability flow to walk up: invert "
@@ -70,6 +72,23 @@ def invert(model: Generative, x: Tensor, cond: Cond) -> Tensor:
 
 
 @torch.no_grad()
+def round_trip(model: Generative, x: Tensor, own: Cond, cond: Cond, noise: Noise) -> Tensor:
+    """x inverted under the condition `own`, and drawn from that noise under `cond`, (B, *S); x again if both are one.
+
+    Raises: ValueError for a solver that adds noise, which leads elsewhere.
+    """
+    inner = path_model(model)
+    path, sampler = inner.denoiser.path, inner.sampler
+    if draws(sampler.solver, path, on(path, list(sampler.fractions))):
+        raise ValueError(
+            f"'solver' {named(sampler.solver)} adds noise as it goes, and does not lead back from the noise of an "
+            f"image: take solver=ddim with eta=0, or heun"
+        )
+    drawn = inner.solve(invert(model, x, own), cond, noise)
+    return model.decode(drawn) if isinstance(model, Latent) else drawn
+
+
+@torch.no_grad()
 def from_partial(model: Generative, x: Tensor, cond: Cond, noise: Noise, strength: float) -> Tensor:
     """Image to image: noise is added to x up to the fraction `strength` of the span, and the solver starts there.
 
@@ -79,7 +98,7 @@ def from_partial(model: Generative, x: Tensor, cond: Cond, noise: Noise, strengt
     Meng et al., 2021, "SDEdit: guided image synthesis and editing with stochastic differential equations",
     arXiv:2108.01073, algorithm 1.
     """
-    inner = _inner(model)
+    inner = path_model(model)
     if not 0.0 < strength <= 1.0:
         raise ValueError(f"'strength' must lie in (0, 1], got {strength}: 1 starts from noise, as sampling does")
     _plain(cond)
@@ -117,7 +136,7 @@ def inpaint(
     Lugmayr et al., 2022, "RePaint: inpainting using denoising diffusion probabilistic models", arXiv:2201.09865,
     algorithm 1, with jumps of one step.
     """
-    inner = _inner(model)
+    inner = path_model(model)
     if resamplings < 1:
         raise ValueError(f"'resamplings' must be at least 1, got {resamplings}: 1 walks every step once")
     if mask.dtype != torch.bool:
@@ -167,8 +186,17 @@ def _repaint(model: Diffusion, known: Tensor, mask: Tensor, cond: Cond, noise: N
     return x
 
 
-def _inner(model: Generative) -> Diffusion:
-    """The path model itself."""
+def data_shape(model: Generative) -> tuple[int, ...]:
+    """The shape of what a path model draws, or its codec decodes; without an image of it. Raises: ValueError."""
+    shape = path_model(model).shape
+    if not isinstance(model, Latent):
+        return shape
+    with torch.no_grad():
+        return tuple(model.decode(torch.zeros(1, *shape)).shape[1:])
+
+
+def path_model(model: Generative) -> Diffusion:
+    """The path model itself. Raises: ValueError if there is none."""
     inner = model.prior if isinstance(model, Latent) else model
     if not isinstance(inner, Diffusion):
         raise ValueError(f"'model' must be a Diffusion, or a Latent with one, got {type(inner).__name__}")

@@ -12,9 +12,9 @@ from torch import nn
 from gensys import targets
 from gensys.core import Posterior
 from gensys.denoiser import Denoiser
+from gensys.editing import from_partial, inpaint, invert
 from gensys.families.autoencoder import Autoencoder
 from gensys.families.diffusion import Diffusion, Sampler
-from gensys.families.editing import from_partial, inpaint, invert
 from gensys.families.latent import Latent
 from gensys.guidance import Guidance
 from gensys.nn.mlp import MLP
