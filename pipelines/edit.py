@@ -28,7 +28,7 @@ from gensys.editing import data_shape, from_partial, inpaint, path_model, round_
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, DataError
 from gensys.noise import Noise
-from gensys.pictures import grid, pairs, save_png, to_uint8
+from gensys.pictures import beneath, grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run import Spec
 from gensys.run_folder import RunFolder
@@ -235,7 +235,10 @@ def _save_picture(store: Store, source: Source) -> None:
     before = source.batch(torch.from_numpy(rows), Noise(0, torch.from_numpy(rows))).x
     after = torch.from_numpy(store.read("x", rows)).float() / 127.5 - 1.0
     columns = min(10, len(rows))
-    save_png(grid(to_uint8(pairs(before, after, columns)), columns=columns, scale=2), store.path.with_suffix(".png"))
+    save_png(
+        grid(beneath([to_uint8(before), to_uint8(after)], columns), columns=columns, scale=2),
+        store.path.with_suffix(".png"),
+    )
 
 
 if __name__ == "__main__":
