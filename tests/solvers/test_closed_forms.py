@@ -127,7 +127,7 @@ def test_values_that_no_solver_takes():
         (partial(ancestral, variance="larg"), "'variance' must be 'small', 'large' or 'learned', got 'larg'"),
         (partial(LINEAR["plms"], order=5), "'order' must be 1 to 4, got 5"),
         (partial(LINEAR["unipc"], order=0), "'order' must be 1 to 4, got 0"),
-        (partial(LINEAR["multistep_consistency"], end=0.6), r"'end' must lie in \[0, 0.5\), before the last jump"),
+        (partial(LINEAR["multistep_consistency"], end=0.6), r"'end', where the jumps land, must lie in \[0, 0.5\)"),
     ):
         with pytest.raises(ValueError, match=message):
             run(solver)

@@ -169,7 +169,7 @@ def test_bad_grids_are_refused():
     for times in ([1.0], [0.0, 0.5, 1.0], [1.0, 1.0, 0.0]):
         with pytest.raises(ValueError, match="'times' must hold two or more decreasing values"):
             euler(lambda x, t: exact(Linear(), x, t), Linear(), torch.zeros(1), times, no_noise)
-    with pytest.raises(ValueError, match="'n' must be at least 1"):
+    with pytest.raises(ValueError, match="'steps' must be at least 1"):
         uniform(0)
     with pytest.raises(ValueError, match="'shift' must be positive"):
         shifted(uniform(3), 0.0)
