@@ -131,7 +131,7 @@ def test_bad_arguments():
         integrate(spiral, START, 0.0, 1.0, rtol=0.0, atol=0.0)
     with pytest.raises(ValueError, match=r"'x' must be floating point, got torch\.int64"):
         integrate(spiral, START.long(), 0.0, 1.0)
-    with pytest.raises(ValueError, match="'times' must name where the last step, Euler's, begins"):
+    with pytest.raises(ValueError, match="'steps' must be 2 or more: the last step of the grid is Euler's"):
         dopri5(lambda x, t: exact(Linear(), x, t), Linear(), START, [1.0, 0.0], no_noise)
 
 
