@@ -63,7 +63,6 @@ def of_gensys(size: Size) -> Diffusion:
             width=size.width,
             depth=size.depth,
             heads=size.heads,
-            dropout=0.0,
             sampler=Sampler(euler, TIMES, Guidance(SCALE)),
         )
         for parameter in model.parameters():
