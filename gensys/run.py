@@ -326,10 +326,9 @@ def budget_of(text: str) -> Budget:
     seen)."""
     from gensys.engine.loop import Budget
 
-    if (seconds := _amount(text, {"s": 1, "m": 60, "h": 3600})) is not None:
-        return Budget(seconds=seconds)
-    if text.startswith("cpu:") and (seconds := _amount(text[4:], {"s": 1, "m": 60, "h": 3600})) is not None:
-        return Budget(seconds=seconds, cpu=True)
+    time = text.removeprefix("cpu:")
+    if (seconds := _amount(time, {"s": 1, "m": 60, "h": 3600})) is not None:
+        return Budget(seconds=seconds, cpu=time != text)
     if (images := _amount(text, {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000})) is not None:
         return Budget(images=max(1, round(images)))
     raise ConfigError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from gensys.data.arrays import Arrays
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource
 from gensys.denoiser import Denoiser
-from gensys.domain import Domain
+from gensys.domain import Domain, domain_of
 from gensys.errors import ConfigError, RunError
 from gensys.families.diffusion import Diffusion
 from gensys.families.latent import Latent
@@ -60,7 +59,7 @@ def open_denoiser(knob: str, folder: str, domain: Domain) -> Denoiser:
             f"the {knob} {folder!r} knows the classes {list(source.classes)}, and {domain.source.name!r} has "
             f"{list(domain.source.classes)}: give the {knob}'s data"
         )
-    theirs, ours = (s.vector if isinstance(s, Arrays) else 0 for s in (source, domain.source))
+    theirs, ours = domain_of(source).vector, domain.vector
     if theirs != ours:
         raise ConfigError(
             f"the {knob} {folder!r} goes by {_vectors(theirs)}, and the rows of {domain.source.name!r} have "

@@ -16,10 +16,12 @@ import torch
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, device, fill
 
 from gensys.core import Generative, InLatents
+from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
 from gensys.data.where import Where, is_url, resolved
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, RunError
+from gensys.noise import Noise
 from gensys.pictures import beneath, grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run import Spec
@@ -35,17 +37,25 @@ def in_latents(model: Generative) -> InLatents:
     return model
 
 
-def save_picture(store: Store) -> None:
+def save_picture(store: Store, given: Source | None = None) -> None:
     """Beside a store of images in a directory, a grid of the first hundred; of translations, of the first fifty, each
-    below the image that it was made of and above what comes back of it."""
+    below the image that it was made of and above what comes back of it.
+
+    given: the data whose rows the store's were made of, if it does not hold them itself: they are shown above.
+    """
     if is_url(store.where):
         return
     shape = store.config.arrays["x"].shape
     if len(shape) == 3 and shape[0] in (1, 3):
         names = ("image", "x", "cycle") if "cycle" in store.config.arrays else ("x",)
-        rows = np.arange(min(100 if len(names) == 1 else 50, len(store)))
+        alone = len(names) == 1 and given is None
+        rows = np.arange(min(100 if alone else 50, len(store)))
         sets = [torch.from_numpy(store.read(name, rows)) for name in names]
-        save_png(grid(beneath(sets, columns=10), columns=10, scale=2), store.path.with_suffix(".png"))
+        if given is not None:
+            ids = torch.from_numpy(rows)
+            sets.insert(0, to_uint8(given.batch(ids, Noise(0, ids)).x))
+        columns = 10 if given is None else min(10, len(rows))
+        save_png(grid(beneath(sets, columns), columns, scale=2), store.path.with_suffix(".png"))
 
 
 def _made_by(latents: Store) -> tuple[RunFolder, Spec, str]:

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from gensys.pipelines.decode import save_picture
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
+from gensys.pipelines.sample import check_label, stored
 
 from gensys.core import Cond, Generative
 from gensys.data.arrays import Arrays
@@ -23,17 +25,20 @@ from gensys.data.decode import SUFFIXES, DamagedError, decode
 from gensys.data.quarantine import check_quarantine
 from gensys.data.sources import Source, open_source
 from gensys.data.store import ArraySpec, Store
-from gensys.data.where import Where, is_url, resolved
+from gensys.data.where import Where, resolved
 from gensys.editing import data_shape, from_partial, inpaint, path_model, round_trip
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, DataError
 from gensys.noise import Noise
-from gensys.pictures import beneath, grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run import Spec
 from gensys.run_folder import RunFolder
 
 __all__ = ["Edit", "EditJob", "edit"]
+
+
+Edited = Callable[[torch.Tensor, Cond, Cond, Noise], torch.Tensor]
+"""(x, own, cond, noise) -> x edited, (B, *S). own: the condition that x is inverted by; cond: that of what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,16 @@ class Edit:
     start: float | None = None
     resamplings: int = 1
 
-    def __call__(self, model: Generative, x: torch.Tensor, own: Cond, cond: Cond, noise: Noise) -> torch.Tensor:
-        """x: (B, *S) data. own: the condition that they are inverted by. cond: that of what is drawn."""
+    def load(self, model: Generative, shape: tuple[int, ...]) -> Edited:
+        """What does it to data of this shape, (C, H, W) or (D,). Raises: DataError for a mask that does not fit."""
         if self.mask:
-            known = torch.from_numpy(_pixels(Path(self.mask), (1, *x.shape[2:])) < 128).to(x.device)
-            return inpaint(model, x, known, cond, noise, resamplings=self.resamplings)
-        if self.start is not None:
-            return from_partial(model, x, cond, noise, self.start)
-        return round_trip(model, x, own, cond, noise)
+            known = torch.from_numpy(_pixels(Path(self.mask), (1, *shape[1:])) < 128)
+            return lambda x, own, cond, noise: inpaint(
+                model, x, known.to(x.device), cond, noise, resamplings=self.resamplings
+            )
+        if (start := self.start) is not None:
+            return lambda x, own, cond, noise: from_partial(model, x, cond, noise, start)
+        return lambda x, own, cond, noise: round_trip(model, x, own, cond, noise)
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ class EditJob:
     def load(self) -> Callable[[int], int]:
         store, run, place = Store.open(self.store), self.spec.load(), device()
         model = RunFolder(Path(self.run)).model(self.spec, self.weights).to(place)
-        source = _open(self.images, data_shape(model))
-        classes = run.source.classes
+        shape = data_shape(model)
+        source, edited, classes = _open(self.images, shape), self.edit.load(model, shape), run.source.classes
 
         def block(number: int) -> dict[str, npt.NDArray[Any]]:
             ids = torch.arange(number * BLOCK, (number + 1) * BLOCK)
@@ -84,8 +91,8 @@ class EditJob:
             noise = Noise(self.seed, ids.to(place))
             own, cond = ({name: value.to(place) for name, value in each.items()} for each in (own, cond))
             with torch.no_grad(), autocast(run.settings.precision, place):
-                made = self.edit(model, x.to(place), own, cond, noise)
-            made = {"x": _stored(made), "label": cond.get("label", torch.full_like(ids, -1)), "id": ids}
+                made = edited(x.to(place), own, cond, noise)
+            made = {"x": stored(made), "label": cond.get("label", torch.full_like(ids, -1)), "id": ids}
             return {name: values.cpu().numpy() for name, values in made.items()}
 
         def work(shard: int) -> int:
@@ -94,11 +101,6 @@ class EditJob:
             return len(rows)
 
         return work
-
-
-def _stored(x: torch.Tensor) -> torch.Tensor:
-    """As samples are: images as pixels, vectors as they are."""
-    return x.float() if x.ndim == 2 else to_uint8(x)
 
 
 def _pixels(file: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -172,18 +174,16 @@ def edit(
     spec = folder.retuned(overrides)
     run = spec.load()
     classes = run.source.classes
-    if label is not None and not 0 <= label < len(classes):
-        raise ConfigError(
-            f"'label' must lie in 0..{len(classes) - 1}, got {label}" if classes else "this model has no labels"
-        )
+    check_label(label, classes)
     weights = folder.weights_digest(checkpoint, screen.line)
     model = folder.model(spec, weights)
     one = torch.zeros(1, dtype=torch.int64)
     try:  # one image, so that what cannot be done is refused before a store is made
-        source = _open(images, data_shape(model))
+        shape = data_shape(model)
+        source = _open(images, shape)
         x, own, cond = _given(source, classes, one, label)
         _require_label(model, own, cond)
-        made = _stored(how(model, x, own, cond, Noise(seed, one)))
+        made = stored(how.load(model, shape)(x, own, cond, Noise(seed, one)))
     except ValueError as error:
         raise ConfigError(f"{str(folder.path)!r} cannot edit these images so: {error}") from error
     store = Store.create(
@@ -217,7 +217,7 @@ def edit(
     job = EditJob(str(folder.path.resolve()), resolved(out), images, spec, weights, how, seed, label)
     fill(store, job, "edit", "images", workers=workers, screen=screen, pool=pool)
     store.seal({})
-    _save_picture(store, source)
+    save_picture(store, source)
     return store
 
 
@@ -225,20 +225,6 @@ def _require_label(model: Generative, *conds: Cond) -> None:
     """Refuse images without a label, where the model has never been trained without one. Raises: ValueError."""
     if any(int(cond["label"][0]) < 0 for cond in conds if "label" in cond):
         path_model(model).denoiser.require_unlabelled("model")
-
-
-def _save_picture(store: Store, source: Source) -> None:
-    shape = store.config.arrays["x"].shape
-    if is_url(store.where) or len(shape) != 3 or shape[0] not in (1, 3):
-        return
-    rows = np.arange(min(50, len(store)))
-    before = source.batch(torch.from_numpy(rows), Noise(0, torch.from_numpy(rows))).x
-    after = torch.from_numpy(store.read("x", rows)).float() / 127.5 - 1.0
-    columns = min(10, len(rows))
-    save_png(
-        grid(beneath([to_uint8(before), to_uint8(after)], columns), columns=columns, scale=2),
-        store.path.with_suffix(".png"),
-    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from gensys.progress import Screen
 from gensys.run import Run, Spec
 from gensys.run_folder import RunFolder
 
-__all__ = ["SampleJob", "sample"]
+__all__ = ["SampleJob", "check_label", "sample", "stored"]
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,7 @@ class SampleJob:
             ids = torch.arange(number * BLOCK, (number + 1) * BLOCK, device=place)
             cond, noise = _cond(ids, run.source, self.label, table, data), Noise(self.seed, ids)
             with autocast(run.settings.precision, place):
-                made = (
-                    {"z": in_latents(model).latents(cond, noise)}
-                    if self.latents
-                    else _drawn(model, cond, noise, self.exact)
-                )
+                made = _drawn(model, cond, noise, self.latents, self.exact)
             made = {"label": torch.full_like(ids, -1), **cond, "id": ids, **made}
             return {name: values.cpu().numpy() for name, values in made.items()}
 
@@ -109,9 +105,11 @@ class SampleJob:
         return work
 
 
-def _drawn(model: Generative, cond: Cond, noise: Noise, exact: bool) -> dict[str, torch.Tensor]:
-    """The arrays of some samples: "x", and of translations the "image" and the "cycle" as well."""
-    x = _stored(model.sample(cond, noise), exact)
+def _drawn(model: Generative, cond: Cond, noise: Noise, latents: bool, exact: bool) -> dict[str, torch.Tensor]:
+    """The arrays of some samples: "z" of latents, else "x", and of translations the "image" and the "cycle" as well."""
+    if latents:
+        return {"z": in_latents(model).latents(cond, noise)}
+    x = stored(model.sample(cond, noise), exact)
     if "image" not in cond:
         return {"x": x}
     pixels = scaled(x.cpu()).to(x.device)
@@ -122,7 +120,7 @@ def _drawn(model: Generative, cond: Cond, noise: Noise, exact: bool) -> dict[str
     }
 
 
-def _stored(x: torch.Tensor, exact: bool) -> torch.Tensor:
+def stored(x: torch.Tensor, exact: bool = False) -> torch.Tensor:
     """Images as pixels, uint8; as they are, float32, if that is asked for, and vectors always: they have no pixels."""
     return x.float() if exact or x.ndim == 2 else to_uint8(x)
 
@@ -159,13 +157,20 @@ def _cond(
     return cond
 
 
-def _images(spec: Spec, data: str, translates: bool, label: int | None) -> Source:
+def check_label(label: int | None, classes: tuple[str, ...]) -> None:
+    """Raises: ConfigError for a label that is none of the classes."""
+    if label is not None and not 0 <= label < len(classes):
+        raise ConfigError(
+            f"'label' must lie in 0..{len(classes) - 1}, got {label}" if classes else "this model has no labels"
+        )
+
+
+def _images(spec: Spec, classes: tuple[str, ...], data: str, translates: bool, label: int | None) -> Source:
     """The images to translate."""
     if not translates:
         raise ConfigError(f"'data' is {data!r}, and this model draws samples of its own: it translates no images")
     if label is None:
-        names = spec.load().source.classes
-        wanted = " or ".join(f"{k} for {name!r}" for k, name in enumerate(names))
+        wanted = " or ".join(f"{k} for {name!r}" for k, name in enumerate(classes))
         raise ConfigError(f"'label' says which domain the images {data!r} are to go to: give {wanted}")
     return source_of(spec, data)
 
@@ -206,10 +211,11 @@ def sample(
     weights = folder.weights_digest(checkpoint, screen.line)
     model = folder.model(spec, weights)
     translates = "image" in model.conditions
-    images = None if data is None else _images(spec, data, translates, label)
+    images = None if data is None else _images(spec, classes, data, translates, label)
     if table is not None and translates:
         raise ConfigError("'table' says what samples are to be, and this model translates images: give 'data'")
     rows = None if table is None else _read(table.resolve(), model, run)
+    translated = None if data is None or images is None else (data, images.fingerprint())
     given, what = (rows, f"table {str(table)!r}") if rows is not None else (images, f"data {data!r}")
     ids = ids or range(64 if given is None else len(given))
     if not len(ids) or ids.step != 1 or ids.start < 0:
@@ -219,10 +225,7 @@ def sample(
             f"'seeds' is {ids.start}:{ids.stop}, and the {what} has the rows 0:{len(given)}: ask for fewer samples, or "
             "add rows"
         )
-    if label is not None and not 0 <= label < len(classes):
-        raise ConfigError(
-            f"'label' must lie in 0..{len(classes) - 1}, got {label}" if classes else "this model has no labels"
-        )
+    check_label(label, classes)
     if rows is not None and label is not None and "label" in rows.columns:
         raise ConfigError(f"'label' is {label}, and the table {str(table)!r} has labels of its own: give one of them")
     if latents and moments:
@@ -230,7 +233,7 @@ def sample(
     latents = latents or (pairs and isinstance(model, InLatents))
     one = torch.zeros(1, dtype=torch.int64)
     cond, noise = conditions(run.source, one), Noise(seed, one)
-    drawn = {"z": in_latents(model).latents(cond, noise)} if latents else _drawn(model, cond, noise, pairs)
+    drawn = _drawn(model, cond, noise, latents, pairs)
     arrays = {name: ArraySpec(tuple(v.shape[1:]), str(v.dtype).removeprefix("torch.")) for name, v in drawn.items()}
     arrays |= {"label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")}
     if rows is not None:
@@ -253,7 +256,7 @@ def sample(
             "classes": list(classes),
         }
         | ({} if rows is None else {"table": rows.digest()})
-        | ({} if images is None else {"data": [data, images.fingerprint()]}),
+        | ({} if translated is None else {"data": list(translated)}),
     )
     if moments:
         create_moments(store, judge_of(real_source(folder)[0], folder.path / "judge").weights)
@@ -269,7 +272,7 @@ def sample(
         latents,
         moments,
         pairs,
-        None if data is None or images is None else (data, images.fingerprint()),
+        translated,
     )
     fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool)
     if moments:  # of shards that were there before

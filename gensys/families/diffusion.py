@@ -264,9 +264,8 @@ class Diffusion(Generative):
         if not has_density(self.denoiser):
             return None
         path = self.denoiser.path
-        start = (
-            0.0 if all(map(math.isfinite, path(path.span[0]))) else 1e-5
-        )  # the slope of some is infinite at the data
+        # the slope of some is infinite at the data
+        start = 0.0 if all(map(math.isfinite, path(path.span[0]))) else 1e-5
         probe = Hutchinson(noise) if x[0].numel() > _EXACT else None
         rough = 1e-4  # a tolerance that costs a thousandth of a bit
 
