@@ -51,7 +51,10 @@ class Edit:
     resamplings: int = 1
 
     def load(self, model: Generative, shape: tuple[int, ...]) -> Edited:
-        """What does it to data of this shape, (C, H, W) or (D,). Raises: DataError for a mask that does not fit."""
+        """What does it to data of this shape, (C, H, W) or (D,). Raises: ConfigError for a mask
+        where there are no images, DataError for one that does not fit."""
+        if self.mask and len(shape) != 3:
+            raise ConfigError(f"'mask' is {self.mask!r}, an image, and this run draws rows of shape {shape}: no images")
         if self.mask:
             known = torch.from_numpy(_pixels(Path(self.mask), (1, *shape[1:])) < 128)
             return lambda x, own, cond, noise: inpaint(
