@@ -64,6 +64,11 @@ class Edit:
             return lambda x, own, cond, noise: from_partial(model, x, cond, noise, start)
         return lambda x, own, cond, noise: round_trip(model, x, own, cond, noise)
 
+    def described(self) -> dict[str, Any]:
+        """What the store says of it: the mask by its bytes, not by its name."""
+        mask = hashlib.sha256(Path(self.mask).read_bytes()).hexdigest() if self.mask else ""
+        return {"mask": mask, "from": self.start, "resamplings": self.resamplings}
+
 
 @dataclass(frozen=True)
 class EditJob:
@@ -87,6 +92,11 @@ class EditJob:
         model = RunFolder(Path(self.run)).model(self.spec, self.weights).to(place)
         shape = data_shape(model)
         source, edited, classes = _open(self.images, shape), self.edit.load(model, shape), run.source.classes
+        named = store.attributes
+        if (source.fingerprint(), self.edit.described()) != (named["images"], named["edit"]):
+            raise DataError(
+                f"the images {self.images!r} or the mask have changed since editing began: put the old ones back"
+            )
 
         def block(number: int) -> dict[str, npt.NDArray[Any]]:
             ids = torch.arange(number * BLOCK, (number + 1) * BLOCK)
@@ -210,11 +220,7 @@ def edit(
             "label": label,
             "classes": list(classes),
             "images": source.fingerprint(),
-            "edit": {
-                "mask": hashlib.sha256(Path(how.mask).read_bytes()).hexdigest() if how.mask else "",
-                "from": how.start,
-                "resamplings": how.resamplings,
-            },
+            "edit": how.described(),
         },
     )
     job = EditJob(str(folder.path.resolve()), resolved(out), images, spec, weights, how, seed, label)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from gensys.pipelines.edit import Edit, EditJob
 from gensys.pipelines.encode import encode
 from gensys.pipelines.train import train
 from PIL import Image
@@ -14,6 +15,7 @@ from gensys.cli import cli
 from gensys.data.sources import open_source
 from gensys.data.store import Store
 from gensys.editing import from_partial
+from gensys.errors import DataError
 from gensys.noise import Noise
 from gensys.pictures import to_uint8
 from gensys.progress import Screen
@@ -163,3 +165,24 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(root, run, wo
     assert result.exit_code in (1, 2)
     assert told in " ".join(result.output.replace("\\n", " ").split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["images", "mask"])
+def test_a_worker_refuses_images_or_a_mask_other_than_those_that_the_store_names(root, what, tmp_path):
+    images, mask = tmp_path / "images.npy", tmp_path / "mask.png"
+    np.save(images, np.zeros((3, 1, 16, 16), np.uint8))
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(mask)
+    _, store = edited(root, "flow", tmp_path / "a.zarr", "--images", images, "--mask", mask)
+    folder = RunFolder(root / "flow")
+    about = store.attributes
+    how = Edit(mask=str(mask))
+    job = EditJob(
+        str(folder.path), str(store.path), str(images), folder.retuned({}), about["weights"], how, about["seed"], None
+    )
+    job.load()  # nothing has changed yet
+    if what == "images":
+        np.save(images, np.full((3, 1, 16, 16), 9, np.uint8))
+    else:
+        Image.fromarray(np.full((16, 16), 255, np.uint8)).save(mask)
+    with pytest.raises(DataError, match="have changed since editing began"):
+        job.load()
