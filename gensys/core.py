@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -125,9 +125,19 @@ class Generative(nn.Module, ABC):
     whole numbers must change alike in all parts. What is set when data are first seen (ActNorm) may be set in `loss`:
     in such a run `loss` is computed once more before the first step, on the first part, and all workers get the result.
     A turn that the engine refuses leaves buffers as they were.
+
+    full_precision: whether parts of it compute in float32 under autocast too, as a gradient penalty or a
+    log-determinant does: they need the weights as they are, not rounded for the journey between workers.
+    second_order: whether its loss differentiates gradients: the weights must then stay in place from the forward pass
+    on, and cannot be sharded.
     """
 
     players: tuple[str, ...] = ("model",)
+    full_precision: ClassVar[bool] = False
+
+    @property
+    def second_order(self) -> bool:
+        return False
 
     @abstractmethod
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:

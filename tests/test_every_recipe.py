@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from gensys.pipelines.encode import encode
 from gensys.pipelines.train import plan, train
 from PIL import Image
@@ -17,6 +18,8 @@ from gensys.core import Codec
 from gensys.data.latents import columns
 from gensys.engine.checkpoint import newest
 from gensys.engine.log import read
+from gensys.engine.parallel import World
+from gensys.engine.sharding import shard_weights
 from gensys.errors import ConfigError
 from gensys.noise import Noise
 from gensys.preview import conditions, labels_for
@@ -212,6 +215,33 @@ def test_training_moves_every_weight_of_the_players(tiny, tmp_path):
     before = folder.spec().model().state_dict()
     same = [name for name, value in trained.items() if torch.equal(value, before[name])]
     assert same == []
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    """A process group of this process alone."""
+    wires = tmp_path_factory.mktemp("group") / "wires"
+    dist.init_process_group("gloo", init_method=f"file://{wires}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")  # nothing here adds to an output in place
+def test_its_weights_may_be_sharded_and_gathered_in_bfloat16(tiny, group):
+    model = tiny().model()
+    source = tiny().load().source
+    if model.second_order:
+        with pytest.raises(ConfigError, match="cannot be sharded: this model's loss has a penalty on gradients"):
+            shard_weights(model, World(), torch.device("cpu"), bf16=True)
+        return
+    shard_weights(model, World(), torch.device("cpu"), bf16=True)
+    rows = torch.arange(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        for player in dict.fromkeys(model.players):
+            total = model.loss(source.batch(rows, Noise(0, rows)), Noise(0, rows), player).total
+            total.backward()
+            assert total.isfinite()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_it_is_the_same_run_again(tiny, tmp_path):

@@ -74,6 +74,8 @@ class Adversarial(Generative):
     The terms of the critic's log: its loss without penalty, the mean scores of data and samples, the penalty.
     """
 
+    full_precision = True  # penalties of the critic are gradients of gradients, and scores are compared
+
     def __init__(
         self,
         generator: nn.Module,
@@ -104,6 +106,10 @@ class Adversarial(Generative):
     @property
     def conditions(self) -> frozenset[str]:
         return taken_by(self.generator)
+
+    @property
+    def second_order(self) -> bool:
+        return self.penalty is not None or bool(getattr(self.regulariser, "second_order", False))
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         super().parameters_of(player)  # refuses who does not play

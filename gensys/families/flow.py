@@ -31,6 +31,8 @@ class Flow(Generative):
     no longer from the density that `log_prob` is of (Kingma and Dhariwal, 2018, arXiv:1807.03039, section 6).
     """
 
+    full_precision = True  # what a product in bfloat16 does, its inverse does not undo
+
     def __init__(
         self,
         bijection: Bijection,

@@ -88,6 +88,8 @@ class Tokens(Generative):
     dropout: the probability that a row is trained without its condition, for guidance.
     """
 
+    full_precision = True  # logits are of full precision
+
     def __init__(
         self, nets: Sequence[GPT], shape: tuple[int, ...], *, dropout: float = 0.0, choice: Choice = Choice()
     ) -> None:

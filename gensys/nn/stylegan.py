@@ -77,7 +77,7 @@ class _Styled(nn.Module):
         self.up, self.side = up, side
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.strength = nn.Parameter(torch.zeros(()))
+        self.strength = nn.Parameter(torch.zeros(1))
         # the transposed convolution gives side + 1; a gain of 2 an axis makes up for the zeros that stride 2 puts in
         self.blur = Resample(side + 1, 2.0 * BINOMIAL, padding=(1, 1)) if up else None
 

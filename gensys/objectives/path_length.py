@@ -59,6 +59,7 @@ class PathLength(nn.Module):
 
     length: Tensor
     share: Tensor
+    second_order = True  # lengths are gradients
 
     def forward(self, generator: Styled, z: Tensor, x: Tensor, cond: Cond, noise: Noise) -> Mapping[str, Tensor]:
         """x, the samples of z, are not used: they are made again, so that their styles are at hand."""
