@@ -1,5 +1,6 @@
 """Every built-in recipe keeps its promises: a plan writes nothing, two steps train, what is saved is what is loaded."""
 
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -227,21 +228,37 @@ def group(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")  # nothing here adds to an output in place
-def test_its_weights_may_be_sharded_and_gathered_in_bfloat16(tiny, group):
-    model = tiny().model()
-    source = tiny().load().source
+def test_its_weights_may_be_sharded(tiny, group):
+    """Each player's gradients are then what they are otherwise, and weights may be gathered in bfloat16."""
+    torch.manual_seed(0)
+    model, source, device = tiny().model(), tiny().load().source, torch.device("cpu")
+    whole, narrow = copy.deepcopy(model), copy.deepcopy(model)
     if model.second_order:
         with pytest.raises(ConfigError, match="cannot be sharded: this model's loss has a penalty on gradients"):
-            shard_weights(model, World(), torch.device("cpu"), bf16=True)
+            shard_weights(model, World(), device, bf16=True)
         return
-    shard_weights(model, World(), torch.device("cpu"), bf16=True)
+    shard_weights(model, World(), device, bf16=False)
+    shard_weights(narrow, World(), device, bf16=True)
     rows = torch.arange(8)
-    with torch.autocast("cpu", torch.bfloat16):
-        for player in dict.fromkeys(model.players):
-            total = model.loss(source.batch(rows, Noise(0, rows)), Noise(0, rows), player).total
-            total.backward()
-            assert total.isfinite()
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    batch = source.batch(rows, Noise(0, rows))
+    for player in dict.fromkeys(model.players):
+        gradients = []
+        for copied in (model, whole):
+            torch.manual_seed(0)  # of dropout
+            named = {id(p): name for name, p in copied.named_parameters()}
+            parameters = copied.parameters_of(player)  # also of one that others have just drawn samples of
+            copied.loss(batch, Noise(0, rows), player).total.backward()
+            found = {named[id(p)]: p.grad for p in parameters if p.grad is not None}
+            gradients.append({name: getattr(g, "full_tensor", lambda g=g: g)() for name, g in found.items()})
+            copied.zero_grad()
+        assert gradients[0].keys() == gradients[1].keys() != set()
+        for name, value in gradients[1].items():
+            torch.testing.assert_close(gradients[0][name], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: n + m)
+        with torch.autocast("cpu", torch.bfloat16):
+            total = narrow.loss(batch, Noise(0, rows), player).total
+        total.backward()
+        assert total.isfinite()
+    assert {p.dtype for p in narrow.parameters()} == {torch.float32}
 
 
 def test_it_is_the_same_run_again(tiny, tmp_path):

@@ -64,7 +64,9 @@ def shard_weights(model: Generative, world: World, device: torch.device, *, bf16
     for network in networks(model):
         lists = [found for m in network.modules() if isinstance(found := getattr(m, "blocks", None), nn.ModuleList)]
         for part in [*(block for found in lists for block in found), network]:
-            sharded = fully_shard(part, mesh=mesh, mp_policy=policy)
+            # freed after each forward pass, the outermost too: a network whose pass has no backward one, as a game's
+            # generator when the critic learns, would go on showing its gathered weights in place of its own
+            sharded = fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
             sharded.set_gradient_divide_factor(1.0)  # a sum: gradients are weighted by their rows, see `Turns`
             sharded.set_force_sum_reduction_for_comms(True)  # Gloo knows no other
 
