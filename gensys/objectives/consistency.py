@@ -29,7 +29,7 @@ from gensys.core import Batch, Cond, Loss
 from gensys.denoiser import Denoiser
 from gensys.guidance import without
 from gensys.noise import Noise, Stream
-from gensys.paths import Coefs, Path, at_ratio, expand
+from gensys.paths import Path, at_ratio, expand
 from gensys.targets import Boundary, Prediction, recover
 
 __all__ = [
@@ -162,16 +162,19 @@ def ddim_step(predict: Callable[[Tensor, Tensor], Prediction], path: Path, x_t: 
 
 
 def heun_step(predict: Callable[[Tensor, Tensor], Prediction], path: Path, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """The trapezoidal rule in x_t / alpha over sigma / alpha, whose slope is eps: EDM's second order, on any path."""
-    now, then = path(expand(t, x_t)), path(expand(s, x_t))
-    p = predict(x_t, t)
-    ahead = predict(then.alpha * p.x + then.sigma * p.eps, s)
-    return then.alpha * p.x + then.sigma * p.eps + 0.5 * _gap(then, now) * (ahead.eps - p.eps)
+    """The trapezoidal rule in the path's own time, as the solver `heun` has it: second order, also from pure noise on.
 
+    On EDM's path it is EDM's. In sigma / alpha, in which every path is EDM's, it is of the same order, but the first
+    steps from the noise are then long without bound.
+    """
 
-def _gap(then: Coefs, now: Coefs) -> Tensor:
-    """alpha_s (level_s - level_t)."""
-    return then.sigma - now.sigma * then.alpha / now.alpha
+    def slope(x: Tensor, at: Tensor) -> Tensor:
+        p, c = predict(x, at), path(expand(at, x))
+        return c.d_alpha * p.x + c.d_sigma * p.eps
+
+    h = expand(s - t, x_t)
+    first = slope(x_t, t)
+    return x_t + 0.5 * h * (first + slope(x_t + h * first, s))
 
 
 def consistency(

@@ -164,6 +164,18 @@ def test_the_true_ends_have_a_loss_of_the_solvers_order(path, step, order):
     assert math.log2(loss(160) / loss(320)) == pytest.approx(2 * order + 2, abs=0.35)
 
 
+@pytest.mark.parametrize("path", [Linear(), Cosine()], ids=str)
+def test_a_heun_step_from_pure_noise_is_of_second_order(path):
+    """Where alpha is 0 the level sigma / alpha is infinite, and the rule must not be in it. A step errs by h^3."""
+    x, one = normals(7, 2), torch.ones(7, dtype=torch.float64)
+
+    def error(h):
+        found = heun_step(lambda y, t: exact(path, y, expand(t, y)), path, x, one, one - h)
+        return (found - flow(path, x, one[:, None], one[:, None] - h)).abs().max().item()
+
+    assert math.log2(error(0.02) / error(0.01)) == pytest.approx(3.0, abs=0.15)
+
+
 def test_training_has_the_gradient_of_distillation_in_expectation():
     """On pairs of one datum and noise, x_s given x_t is on average the DDIM step of the posterior mean."""
     path, low, high = Linear(), 1.0, 1.00002  # so near that d is quadratic: c is 0.0005 here
