@@ -157,3 +157,11 @@ def test_parts_are_merged_along_a_tree():
     assert not torch.equal(folded.scatter, line.scatter)
     torch.testing.assert_close(folded.scatter, line.scatter, rtol=1e-11, atol=1e-11)
     assert torch.equal(Moments.fold([a]).scatter, a.scatter)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(400, 300, 3), (500, 450, 64), (900, 700, 200)])
+def test_equals_torch_fidelity(fidelity, n, m, d):
+    fid = fidelity("metric_fid")
+    x, y = rows(n, d, 1), rows(m, d, 2, 1.3) + 0.1
+    theirs = fid.fid_statistics_to_metric(*(fid.fid_features_to_statistics(z) for z in (x, y)), verbose=False)
+    assert frechet_distance(x, y) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)

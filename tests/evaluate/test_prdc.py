@@ -118,3 +118,57 @@ def test_errors_name_the_argument(samples, reference, k, match):
 def test_radii_ask_for_a_k():
     with pytest.raises(ValueError, match="'k' must be at least 1"):
         neighbour_radii(torch.zeros(9, 2), 0)
+
+
+def by_differences(samples, reference, k):
+    """The definition, in the plainest way."""
+    fake, real = samples.double(), reference.double()
+
+    def distances(a, b):
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+    real_radii, fake_radii = (distances(x, x).kthvalue(k + 1, dim=1).values for x in (real, fake))
+    cross = distances(real, fake)
+    balls = (cross < real_radii[:, None]).double().sum(0)
+    covered = (cross < real_radii[:, None]).any(1)
+    recalled = (cross < fake_radii).any(1)
+    parts = (balls > 0, recalled, balls / k, covered)
+    return [float(part.double().mean()) for part in parts], balls / k
+
+
+HARD = {
+    "integers, full of ties": lambda n, seed: cloud(n, 3, seed).mul(2).round(),
+    "each row four times": lambda n, seed: cloud((n + 3) // 4, 6, seed).repeat(4, 1)[:n],
+    "half of them one row": lambda n, seed: torch.cat([torch.ones(n // 2, 5).double(), cloud(n - n // 2, 5, seed)]),
+    "far from the origin": lambda n, seed: cloud(n, 6, seed) * 1e-3 + 1e6,
+    "with an outlier": lambda n, seed: torch.cat([cloud(n - 1, 6, seed), torch.full((1, 6), 1e8).double()]),
+    "large": lambda n, seed: cloud(n, 4, seed) * 1e150,
+    "small": lambda n, seed: cloud(n, 4, seed) * 1e-150,
+}
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("kind", HARD)
+def test_the_search_never_decides_what_its_rounding_leaves_open(kind, precision, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 3000)
+    fake, real = HARD[kind](120, 1), HARD[kind](150, 2)
+    real[:20] = fake[:20]  # at distance zero
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        got = prdc(fake, real, 3)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    wanted, balls = by_differences(fake, real, 3)
+    assert [getattr(got, name) for name in FOUR] == pytest.approx(wanted, rel=1e-14)
+    assert torch.equal(got.balls, balls)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_and_recall_equal_torch_fidelity(fidelity, k):
+    """Its balls are closed (<=), which differs only where a distance is a radius; what is generated comes first."""
+    fake, real = cloud(200, 8, 1, 0.3), cloud(230, 8, 2)
+    theirs = fidelity("metric_prc").calculate_precision_recall_full(fake, real, neighborhood=k)
+    got = prdc(fake, real, k)
+    assert (got.precision, got.recall) == pytest.approx(theirs, rel=1e-6)  # theirs are means in float32
+    assert got.precision != got.recall
