@@ -3,7 +3,7 @@
     IS = exp( E_x KL( p(y | x) || p(y) ) ),    p(y) = E_x p(y | x)
 
 Salimans, Goodfellow, Zaremba, Cheung, Radford and Chen, 2016, "Improved techniques for training GANs",
-arXiv:1606.03498, section 4. Between 1 (no answer depends on the image) and the number of classes (all sure, all
+arXiv:1606.03498. Between 1 (no answer depends on the image) and the number of classes (all sure, all
 classes equally often). It knows no real images: what each class looks like within, it cannot see, and copies of one
 image a class have the highest score. Comparable only for one classifier and one number of images in a split.
 """

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gensys.evaluate.checks import check_features
 
-__all__ = ["PRDC", "neighbour_radii", "pair_distances", "prdc", "squares_in_blocks"]
+__all__ = ["PRDC", "nearest", "neighbour_radii", "prdc"]
 
 _BLOCK = 1 << 22  # distances held at a time: 16 MiB of float32, whatever the number of images
 _SPARE = 4  # more candidates than neighbours, so that ties among the nearest are seldom left open
@@ -51,14 +51,14 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def pair_distances(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
+def _pair_distances(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
     """Distances by differences of the pairs a[i], b[j] of float64 rows: (p,) for (p,) indices."""
     parts = zip(i.split(_PAIRS), j.split(_PAIRS), strict=True)
     found = [_distances(a[s][:, None], b[t][:, None])[:, 0, 0] for s, t in parts]
     return torch.cat(found) if found else a.new_empty(0)
 
 
-def squares_in_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor, float, float]]:
+def _squares(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor, float, float]]:
     """Squared distances of float64 rows a (n, d) to all of b (m, d), by a product, for some rows of `a` at a time.
 
     Yields (first row, squares (p, m) in units of unit^2, bound on their error in the same, unit); the next block
@@ -83,31 +83,41 @@ def squares_in_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor, float
         yield first, squares.add_(a_norms[first : first + step, None]), bound, unit
 
 
+def nearest(a: Tensor, b: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The k nearest of float64 rows b (m, d), k <= m, to each of a (n, d): distances, ascending, and indices, (n, k).
+
+    Of equal distances any may come first.
+    """
+    candidates = min(k + _SPARE, b.shape[0])
+    distances, rows = [], []
+    for first, squares, bound, unit in _squares(a, b):
+        part = a[first : first + squares.shape[0]]
+        near = squares.topk(candidates, dim=1, largest=False)  # sorted
+        exact = _distances(part[:, None], b[near.indices])[:, 0]
+        found, order = exact.topk(k, dim=1, largest=False)
+        where = near.indices.gather(1, order)
+        if candidates < b.shape[0]:  # is every row that is no candidate certainly further away?
+            least = near.values[:, -1].double() - bound
+            for row in (least <= (found[:, -1] / unit).square()).nonzero().flatten():
+                found[row], where[row] = _distances(part[row, None], b)[0].topk(k, largest=False)
+        distances.append(found)
+        rows.append(where)
+    return torch.cat(distances), torch.cat(rows)
+
+
 def neighbour_radii(features: Tensor, k: int = 5) -> Tensor:
     """Distance of each of (n, d) rows to its k-th nearest other row, (n,) float64; n > k."""
     if k < 1:
         raise ValueError(f"'k' must be at least 1, got {k}")
     check_features("features", features, k + 1, f"to have {k} neighbours each")
     rows = features.double()
-    candidates = min(k + 1 + _SPARE, rows.shape[0])
-    radii = []
-    for first, squares, bound, unit in squares_in_blocks(rows, rows):
-        part = rows[first : first + squares.shape[0]]
-        near = squares.topk(candidates, dim=1, largest=False)  # sorted
-        # The row itself is at distance 0 and the nearest of all, hence k + 1.
-        found = _distances(part[:, None], rows[near.indices])[:, 0].kthvalue(k + 1, dim=1).values
-        if candidates < rows.shape[0]:  # is every row that is no candidate certainly further away?
-            least = near.values[:, -1].double() - bound
-            for row in (least <= (found / unit).square()).nonzero().flatten():
-                found[row] = _distances(part[row, None], rows).kthvalue(k + 1, dim=1).values
-        radii.append(found)
-    return torch.cat(radii)
+    return nearest(rows, rows, k + 1)[0][:, k].clone()  # the row itself is at distance 0 and the nearest of all
 
 
 def _inside(squares: Tensor, bound: float, unit: float, radii: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column indices of the pairs a[i], b[j] that are nearer than radii, which is (p, 1) or (1, m).
 
-    squares (p, m), bound, unit: see `squares_in_blocks`.
+    squares (p, m), bound, unit: see `_squares`.
     """
     limit = (radii / unit).square()
     i, j = (squares < (limit + bound).to(squares.dtype)).nonzero(as_tuple=True)
@@ -115,7 +125,7 @@ def _inside(squares: Tensor, bound: float, unit: float, radii: Tensor, a: Tensor
     unsure = (~inside).nonzero().flatten()
     i_unsure, j_unsure = i[unsure], j[unsure]
     radius = radii.expand_as(squares)[i_unsure, j_unsure]
-    inside[unsure] = pair_distances(a, i_unsure, b, j_unsure) < radius
+    inside[unsure] = _pair_distances(a, i_unsure, b, j_unsure) < radius
     return i[inside], j[inside]
 
 
@@ -136,7 +146,7 @@ def prdc(samples: Tensor, reference: Tensor, k: int = 5) -> PRDC:
     balls = torch.zeros(n, dtype=torch.int64, device=fake.device)  # counted in integers: no order of summation
     recalled = torch.zeros(m, dtype=torch.bool, device=fake.device)
     covered = torch.zeros_like(recalled)
-    for first, squares, bound, unit in squares_in_blocks(real, fake):
+    for first, squares, bound, unit in _squares(real, fake):
         part = slice(first, first + squares.shape[0])
         i, j = _inside(squares, bound, unit, real_radii[part, None], real[part], fake)
         balls += torch.bincount(j, minlength=n)

@@ -7,8 +7,8 @@
     C1 = (0.01 L)^2, C2 = (0.03 L)^2, L the range of values
 
 Wang, Bovik, Sheikh and Simoncelli, 2004, "Image quality assessment: from error visibility to structural similarity",
-IEEE Trans. Image Processing 13, equations 12 to 14; Wang, Simoncelli and Bovik, 2003, "Multiscale structural similarity
-for image quality assessment", Asilomar, equation 7 and the weights of section 3.2.
+IEEE Trans. Image Processing 13, equation 13; Wang, Simoncelli and Bovik, 2003, "Multiscale structural similarity
+for image quality assessment", Asilomar, equation 7.
 
 l compares brightness, and so is not of images in [-1, 1], whose means are around 0: they are moved to [0, L] first.
 A scale is half of the one before, by means of 2 x 2 pixels; the last row or column of an odd side is repeated, as the
