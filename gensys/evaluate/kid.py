@@ -3,7 +3,8 @@
     MMD^2 = sum_{i != j} [k(x_i, x_j) + k(y_i, y_j)] / (m (m - 1)) - 2 sum_{i, j} k(x_i, y_j) / m^2
     k(x, y) = (x . y / d + 1)^3
 
-Binkowski, Sutherland, Arbel and Gretton, 2018, "Demystifying MMD GANs", arXiv:1801.01401; after Gretton et al., 2012, "A kernel two-sample test", J. Machine Learning Research 13.
+Binkowski, Sutherland, Arbel and Gretton, 2018, "Demystifying MMD GANs", arXiv:1801.01401; after
+Gretton et al., 2012, "A kernel two-sample test", J. Machine Learning Research 13.
 
 Its expectation is that of infinitely many rows, whatever their number, and 0 for equal distributions: an estimate may
 be below 0. The name belongs to the features of one Inception network; in any others it is a kernel distance.
