@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gensys import durable
+from gensys.evaluate.batches import in_batches
 from gensys.evaluate.checks import check_images, check_labels, one_thread
 from gensys.nn.lenet import LeNet
 from gensys.noise import Noise, Stream
@@ -136,33 +137,17 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int, seed: int = 0
     return network.eval()
 
 
-def _in_batches(classifier: LeNet, images: Tensor, batch: int, what: str) -> Tensor:
-    if batch < 1:
-        raise ValueError(f"'batch' must be at least 1, got {batch}")
-    check_images("images", images, scaled=False)
-    device = classifier.head.weight.device
-    rows = []
-    with one_thread(), torch.inference_mode():
-        for part in images.split(batch):
-            # The last batch is filled up: matrix kernels choose their blocking by the batch size, and with it the order
-            # of every sum. So a row's features do not depend on how many rows came with it.
-            full = torch.zeros(batch, *images.shape[1:], device=device)
-            full[: part.shape[0]] = part
-            rows.append(getattr(classifier, what)(full)[: part.shape[0]].cpu())
-    return torch.cat(rows).clone()  # clone: an ordinary tensor, not one of inference mode
-
-
 def features(classifier: LeNet, images: Tensor, batch: int = _BATCH) -> Tensor:
     """Penultimate features of (n, C, H, W) images: (n, 64) float64 on the CPU, for statistics in float64.
 
     Every batch has `batch` rows, so a row's features depend neither on n nor on its neighbours.
     """
-    return _in_batches(classifier, images, batch, "features").double()
+    return in_batches(lambda x: [classifier.features(x)], images, batch, classifier.head.weight.device)[0].double()
 
 
 def logits(classifier: LeNet, images: Tensor, batch: int = _BATCH) -> Tensor:
     """Class logits of (n, C, H, W) images: (n, classes) float32 on the CPU; batches as in `features`."""
-    return _in_batches(classifier, images, batch, "forward")
+    return in_batches(lambda x: [classifier(x)], images, batch, classifier.head.weight.device)[0]
 
 
 def accuracy(classifier: LeNet, images: Tensor, labels: Tensor) -> float:
