@@ -1,23 +1,14 @@
-"""One call that scores samples, and what a score is: a number with its interval, its floor and its definition.
+"""One call that scores images: samples, reconstructions, translations. What a score is: metric.py.
 
-A number alone says little: the distance of real images from real images is not zero, and no two draws of samples give
-the same. So every metric carries `floor`, what other real images get under the same protocol (the value of a perfect
-model), and an interval.
-
-    proportions   Wilson's 95 % interval: sensible at 0 and 1, where a bootstrap has no width
-    means         mean +- 1.96 standard errors
-    fd, ratios    value +- 1.96 standard deviations over 20 bootstrap resamples of the samples
-
-Intervals hold the real images and the classifier fixed: they say what other samples of this model would give.
+The floor is what other real images get under the same protocol. Intervals hold the real images and the classifier
+fixed: they say what other samples of this model would give.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,10 +17,10 @@ from gensys.evaluate.checks import check_images, check_labels, one_thread
 from gensys.evaluate.classifier import features, logits
 from gensys.evaluate.frechet import Moments, frechet
 from gensys.evaluate.memorisation import QUANTILE, memorisation
+from gensys.evaluate.metric import Metric, bootstrap_half, mean_metric, proportion_interval, share_metric
 from gensys.evaluate.prdc import prdc
 from gensys.evaluate.reconstruction import psnr, squared_errors
 from gensys.nn.lenet import LeNet
-from gensys.noise import Noise, Stream
 
 __all__ = [
     "Metric",
@@ -41,75 +32,9 @@ __all__ = [
     "proportion_interval",
 ]
 
-_Z = 1.959964  # 97.5 % quantile of the standard normal
-_RESAMPLES = 20  # their standard deviation is known to 16 %, enough for an error bar
-_SEED = 0x62_6F_6F_74  # of the bootstrap: fixed, so that equal samples have equal intervals
 _NEIGHBOURS = 5
 _LEAST_HELD = 100
 _LEAST_PARTS = 8  # resamples of fewer are too alike for a spread to mean anything
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A measured number.
-
-    value: the estimate. floor: what real images get under the same protocol, or None where there is no such thing.
-    low, high: a 95 % interval, or None. unit: "" for a pure number. better: which way is. n: rows it was measured
-    on. about: its definition in a line.
-    """
-
-    value: float
-    floor: float | None
-    low: float | None
-    high: float | None
-    unit: str
-    better: Literal["higher", "lower"]
-    n: int
-    about: str
-
-    def to_json(self) -> dict[str, float | int | str | None]:
-        """A dict that strict JSON can hold. An infinite number (the PSNR of a lossless codec) becomes "inf", which
-        float() reads back."""
-        return {
-            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
-        }
-
-
-def proportion_interval(p: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion p seen on n rows (Wilson, 1927, J. Am. Stat. Assoc. 22)."""
-    if n < 1 or not 0.0 <= p <= 1.0:
-        raise ValueError(f"'p' must lie in [0, 1] and 'n' be at least 1, got {p} and {n}")
-    shrink = 1.0 + _Z**2 / n
-    centre = (p + _Z**2 / (2 * n)) / shrink
-    half = _Z / shrink * math.sqrt(p * (1.0 - p) / n + _Z**2 / (4 * n * n))
-    # min and max with p: at p = 0 and 1 the ends are p itself, which rounding would miss
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-
-
-def _bootstrap_half(n: int, statistic: Callable[[Tensor], float]) -> float:
-    """1.96 standard deviations of `statistic(rows)` over resamples of n rows with replacement.
-
-    The spread, not the quantiles: a resample repeats rows, which biases a Frechet distance upwards once more, so its
-    quantiles lie to the right of the estimate and may not even contain it.
-    """
-    draws = Noise(_SEED, torch.arange(_RESAMPLES)).uniform((n,), Stream.PRIOR)
-    rows = (draws.double() * n).long()  # u < 1 - 2^-24, and exact in float64: always below n
-    values = torch.tensor([statistic(row) for row in rows], dtype=torch.float64)
-    return _Z * float(values.std())
-
-
-def _mean_metric(
-    values: Tensor, floor: float | None, unit: str, better: Literal["higher", "lower"], about: str, least: float = 0.0
-) -> Metric:
-    n, mean = values.shape[0], float(values.mean())
-    half = _Z * float(values.std()) / math.sqrt(n) if n > 1 else None
-    low, high = (None, None) if half is None else (max(least, mean - half), mean + half)
-    return Metric(mean, floor, low, high, unit, better, n, about)
-
-
-def _share_metric(p: float, n: int, floor: float | None, better: Literal["higher", "lower"], about: str) -> Metric:
-    return Metric(p, floor, *proportion_interval(p, n), "", better, n, about)
 
 
 def _digests(images: Tensor) -> list[bytes]:
@@ -147,25 +72,25 @@ def _distribution(fake: Tensor, moments: Moments, real: Tensor, other: Tensor | 
     (n, d) for the floors."""
     n, m = fake.shape[0], real.shape[0]
     against = Moments.of(real)
-    half = _bootstrap_half(n, lambda rows: frechet(Moments.of(fake[rows]), against))
+    half = bootstrap_half(n, lambda rows: frechet(Moments.of(fake[rows]), against))
     scores, k = prdc(fake, real, _NEIGHBOURS), _NEIGHBOURS
     best = None if other is None else prdc(other, real, _NEIGHBOURS)
     return {
         **_distance(moments, half, against, None if other is None else Moments.of(other)),
-        "precision": _share_metric(
+        "precision": share_metric(
             scores.precision, n, best and best.precision, "higher", f"share of samples in a real image's {k}-NN ball"
         ),
-        "recall": _share_metric(
+        "recall": share_metric(
             scores.recall, m, best and best.recall, "higher", f"share of real images in a sample's {k}-NN ball"
         ),
-        "density": _mean_metric(
+        "density": mean_metric(
             scores.balls,
             best and best.density,
             "",
             "higher",
             f"real {k}-NN balls that a sample is in, over {k}, on average",
         ),
-        "coverage": _share_metric(
+        "coverage": share_metric(
             scores.coverage,
             m,
             best and best.coverage,
@@ -184,7 +109,7 @@ def _copying(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, Metr
     found = memorisation(samples, train, held_out)
     n, m = samples.shape[0], train.shape[0]
     distances, median = found.distances, found.held_median
-    half = _bootstrap_half(n, lambda rows: float(distances[rows].quantile(0.5)) / median)
+    half = bootstrap_half(n, lambda rows: float(distances[rows].quantile(0.5)) / median)
     about = (
         f"median distance to the nearest of {m} training images, over that of {held_out.shape[0]} unseen real images"
     )
@@ -192,7 +117,7 @@ def _copying(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, Metr
         "memorisation_ratio": Metric(
             found.ratio, 1.0, max(0.0, found.ratio - half), found.ratio + half, "", "higher", n, about
         ),
-        "memorisation_fraction": _share_metric(
+        "memorisation_fraction": share_metric(
             found.fraction,
             n,
             QUANTILE,
@@ -232,9 +157,7 @@ def evaluate_moments(
         other = None if floor is None else Moments.of(_floor_features(classifier, floor, reference, total.n))
         half = None
         if len(parts) >= _LEAST_PARTS:
-            half = _bootstrap_half(
-                len(parts), lambda rows: frechet(Moments.fold(parts[k] for k in rows.tolist()), real)
-            )
+            half = bootstrap_half(len(parts), lambda rows: frechet(Moments.fold(parts[k] for k in rows.tolist()), real))
     return _distance(total, half, real, other)
 
 
@@ -281,7 +204,7 @@ def evaluate_samples(
         if labels is not None:
             agreement = float((logits(classifier, samples).argmax(1) == labels.cpu()).double().mean())
             about = "share of samples that the classifier takes for what they were asked to be"
-            result["label_agreement"] = _share_metric(agreement, n, accuracy, "higher", about)
+            result["label_agreement"] = share_metric(agreement, n, accuracy, "higher", about)
         if train is not None:
             check_images("train", train, shape)
             if held_out is None:
@@ -297,7 +220,7 @@ def evaluate_reconstruction(images: Tensor, reconstructions: Tensor) -> dict[str
     Returns reconstruction_mse and reconstruction_psnr; their floors, what a lossless codec gets, are 0 and None.
     """
     errors = squared_errors(images, reconstructions.clamp(-1.0, 1.0))
-    mse = _mean_metric(errors, 0.0, "", "lower", "mean squared error per value, images in [-1, 1]")
+    mse = mean_metric(errors, 0.0, "", "lower", "mean squared error per value, images in [-1, 1]")
     about = "peak signal-to-noise ratio 10 log10(4 / mse) of the whole set"
     low, high = (None if end is None else psnr(end) for end in (mse.high, mse.low))  # a larger error, a lower ratio
     return {
@@ -320,7 +243,7 @@ def evaluate_translation(
 
     def error(a: Tensor, b: Tensor, floor: float | None, about: str) -> Metric:
         values = (a.double() - b.double()).abs().flatten(1).mean(1)
-        return _mean_metric(values, floor, "", "lower", f"mean absolute difference per value, of {about}")
+        return mean_metric(values, floor, "", "lower", f"mean absolute difference per value, of {about}")
 
     check_images("images", images)
     for name, other in (("translations", translations), ("cycles", cycles), ("mean", mean), ("truth", truth)):
@@ -346,4 +269,4 @@ def evaluate_bits(bits: Tensor, about: str) -> dict[str, Metric]:
     if not bits.numel() or not bits.isfinite().all():
         raise ValueError(f"'bits' must be finite numbers, one or more, got {bits.numel()}, not all of them finite")
     about = f"bits for an element of held-out data: {about}"
-    return {"bits_per_dim": _mean_metric(bits, None, "", "lower", about, least=-math.inf)}  # a density has less than 0
+    return {"bits_per_dim": mean_metric(bits, None, "", "lower", about, least=-math.inf)}  # a density has less than 0
