@@ -12,7 +12,7 @@ FORBIDDEN = {"torchvision": "it is not a dependency", "pickle": "loading one run
 
 # Every row may import the rows above it, and what is on its left in its own row.
 LADDER = [
-    ["errors", "durable", "native", "noise", "core", "trust"],
+    ["errors", "durable", "native", "noise", "columns", "core", "trust"],
     ["kernels"],
     ["nn"],
     ["paths", "targets", "times", "couplings"],

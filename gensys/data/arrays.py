@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gensys.columns import MOST_CATEGORIES, Column
 from gensys.core import Batch
 from gensys.data.source import check_rows, class_digests, digests_of, fingerprint_of, labels_of, scaled
 from gensys.errors import DataError
 from gensys.noise import Noise
 
-__all__ = ["Arrays", "open_array"]
+__all__ = ["Arrays", "categorised", "open_array"]
 
 _X = ("x", "images", "data")
 _LABELS = ("y", "label", "labels")
@@ -37,6 +38,8 @@ class Arrays:
     is shifted or scaled, since a test set must be treated as its training set was. labels: (n,) int64, -1 = none.
     known: rows that are known to be damaged, with the reasons. title: what a person calls a row, from its number.
     vectors: (n, L) float32, what each row is conditioned on besides its label, such as a state and an action.
+    columns: what the elements of vectors are, if they are known to be the columns of a table; categories are in x as
+    the numbers of their names.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Arrays:
     known: Mapping[int, str]
     title: Callable[[int], str]
     vectors: npt.NDArray[np.float32] | None = None
+    columns: tuple[Column, ...] = ()
     first_test: None = None
 
     @property
@@ -55,7 +59,10 @@ class Arrays:
         classes = f"{len(self.classes)} classes" if self.classes else "no classes"
         classes += f", each with {self.vector} numbers to go by" if self.vector else ""
         if len(self.shape) == 1:
-            return f"{len(self):,} vectors of {self.shape[0]} numbers of {self.place}, {classes}, as they are"
+            named = [f"{column.name} ({len(column.categories)})" for column in self.columns if column.categories]
+            numbers = f"{self.shape[0] - len(named)} numbers"
+            numbers += f" and {len(named)} categories ({', '.join(named)})" if named else ""
+            return f"{len(self):,} vectors of {numbers} of {self.place}, {classes}, as they are"
         kind = "RGB" if self.shape[0] == 3 else "grey"
         return f"{len(self):,} {kind} images of {self.place}, {classes}, {self.shape[1]}x{self.shape[2]}"
 
@@ -74,18 +81,31 @@ class Arrays:
 
     @cached_property
     def _digests(self) -> npt.NDArray[np.uint8]:
-        classes = class_digests(self.labels, self.classes)
-        arrays = [self.x, classes, *([] if self.vectors is None else [self.vectors])]
+        arrays = [self._numbers, class_digests(self.labels, self.classes), *self._names]
+        arrays += [] if self.vectors is None else [self.vectors]
         starts = range(0, len(self), _BLOCK)
         return np.concatenate([digests_of(*(array[i : i + _BLOCK] for array in arrays)) for i in starts])
 
+    @property
+    def _numbers(self) -> npt.NDArray[Any]:
+        """x without the columns of categories."""
+        kept = [k for k, column in enumerate(self.columns) if not column.categories]
+        return self.x if len(kept) == len(self.columns) else self.x[:, kept]
+
+    @property
+    def _names(self) -> list[npt.NDArray[np.uint8]]:
+        """For each column of categories the digests of the rows' names, (n, 16), as those of classes."""
+        kinds = enumerate(column.categories for column in self.columns)
+        return [class_digests(torch.from_numpy(self.x[:, k].astype(np.int64)), names) for k, names in kinds if names]
+
     def digests(self) -> npt.NDArray[np.uint8]:
-        """See `Source`: of each row's numbers, the name of its class and its vector."""
+        """See `Source`: of each row's numbers, the name of its class, those of its categories, and its vector."""
         return self._digests
 
     def fingerprint(self) -> str:
-        """Hash of every row's digest, the classes' names and the shape."""
-        return fingerprint_of((self.shape, str(self.x.dtype), self.classes), self.digests())
+        """Hash of every row's digest, the names of the classes and the categories, and the shape."""
+        names = tuple(column.categories for column in self.columns if column.categories)
+        return fingerprint_of((self.shape, str(self.x.dtype), self.classes, *names), self.digests())
 
     @cached_property
     def _quarantine(self) -> Mapping[int, str]:
@@ -128,6 +148,36 @@ class Arrays:
     def origin(self, rows: Tensor) -> Tensor:
         """The rows themselves."""
         return rows
+
+
+def categorised(source: Arrays, chosen: Sequence[str]) -> Arrays:
+    """The same vectors with columns of numbers as categories: 0, 1, ... stand for the numbers in them, ascending.
+
+    chosen: names of columns, or their numbers from 0. What are categories already stays so.
+    Raises DataError for a column that is not there, or that has too many values.
+    """
+    columns = list(source.columns or (Column(str(k)) for k in range(source.shape[0])))
+    names = [column.name for column in columns]
+    x = np.array(source.x)
+    used = np.ones(len(x), bool)
+    used[list(source.quarantine())] = False
+    if not used.any():
+        raise DataError(f"no row of {source.name!r} can be read, so its categories cannot be counted: repair it")
+    for word in chosen:
+        k = names.index(word) if word in names else int(word) if word.isascii() and word.isdigit() else -1
+        if not 0 <= k < len(names):
+            raise DataError(f"there is no column {word!r} in {source.name!r}: they are {', '.join(names)}")
+        if columns[k].categories:
+            continue
+        values = np.unique(x[used, k])
+        if len(values) > MOST_CATEGORIES:
+            raise DataError(
+                f"the column {names[k]!r} of {source.name!r} has {len(values):,} different numbers, and at most "
+                f"{MOST_CATEGORIES:,} can be categories: leave it a column of numbers"
+            )
+        x[:, k] = np.searchsorted(values, np.where(used, x[:, k], values[0]))
+        columns[k] = Column(names[k], tuple(str(int(v)) if v == int(v) else str(v) for v in values))
+    return replace(source, x=x, columns=tuple(columns))
 
 
 def open_array(path: Path) -> Arrays:

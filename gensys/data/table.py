@@ -1,34 +1,110 @@
-"""CSV tables of numbers as a source of vectors."""
+"""CSV tables of numbers and categories as a source of vectors."""
 
 from __future__ import annotations
 
 import csv
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from gensys.columns import MOST_CATEGORIES, Column, cells
 from gensys.data.arrays import Arrays
 from gensys.data.source import labels_of
 from gensys.errors import DataError
 
-__all__ = ["open_table"]
+__all__ = ["open_table", "write_table"]
 
 _LABELS = ("label", "class")
 
 
 def open_table(path: Path) -> Arrays:
-    """A table (.csv; .tsv with tabs) whose columns are the elements of vectors (D,) float32, taken as they are.
+    """A table (.csv; .tsv with tabs) whose columns are the elements of vectors (D,) float32: numbers as they are.
 
-    The first line names the columns. One may be "label" or "class": whole numbers from 0 or words, empty = none. A line
-    with another number of cells, or with a cell that is missing or no number, is a row that cannot be read; empty lines
-    are none. Rows are called by the line where they end. Raises DataError if it is no such table.
+    The first line names the columns. One may be "label" or "class": whole numbers from 0 or words, empty = none. A
+    column in which no cell is a number holds categories, numbered in the sorted order of their words. A line with
+    another number of cells, or with a cell that is missing, or no number in a column of numbers, is a row that cannot
+    be read; empty lines are none. Rows are called by the line where they end. Raises DataError if it is no such table.
     """
     lines = _lines(path)
     number, header = next(lines, (1, []))
     names = [name.strip() for name in header]
+    _check_names(path, names)
+    label = next((i for i, name in enumerate(names) if name.lower() in _LABELS), None)
+    columns = [_Cells(name) for i, name in enumerate(names) if i != label]
+    labels, at, known = list[int | str | None](), array("q"), dict[int, str]()
+    for number, found in lines:
+        row = len(at)
+        at.append(number)
+        labels.append(None)
+        if len(found) != len(names):
+            known[row] = f"{len(found)} cells instead of {len(names)}"
+            for column in columns:
+                column.values.append(0.0)
+            continue
+        if label is not None:
+            word = found.pop(label).strip()
+            labels[row] = int(word) if re.fullmatch(r"-?[0-9]{1,18}", word) else word or None
+        missing = [column.name for column, cell in zip(columns, found, strict=True) if not column.take(row, cell)]
+        if missing:
+            known[row] = f"{missing[0]} is missing"
+    if not at:
+        raise DataError(f"the table {str(path)!r} has no rows")
+    try:
+        marks, classes = labels_of(labels)
+    except DataError as error:
+        raise DataError(f"the column {names[label or 0]!r} of {str(path)!r}: {error}") from error
+    x = np.stack([column.finished(path, known) for column in columns], 1)
+    kinds = tuple(Column(column.name, column.categories) for column in columns)
+    place = f"the table {str(path)!r}"
+    return Arrays(path.stem, place, x, marks, classes, known, lambda row: f"{path.name}:{at[row]}", columns=kinds)
+
+
+class _Cells:
+    """The cells of a column. Whether it holds numbers or categories is known at its end: words are numbered in the
+    order in which they come until then."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.values = name, array("f")
+        self._numbers, self._words, self._worded = 0, dict[str, int](), array("q")
+
+    def take(self, row: int, cell: str) -> bool:
+        """Append a cell; False if it is empty."""
+        word, value = cell.strip(), _number(cell)
+        if value is not None:
+            self._numbers += 1
+        elif word:
+            self._worded.append(row)
+        self.values.append(self._words.setdefault(word, len(self._words)) if value is None and word else value or 0.0)
+        return bool(word)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """In their order; () for a column with a number in it, or with nothing."""
+        return () if self._numbers else tuple(sorted(self._words))
+
+    def finished(self, path: Path, known: dict[int, str]) -> npt.NDArray[np.float32]:
+        """The column; in one of numbers the words are put down in `known`."""
+        x, words = np.frombuffer(self.values, np.float32), list(self._words)
+        if self._numbers or not words:
+            for row in self._worded:
+                known.setdefault(row, f"{self.name} is {words[int(x[row])]!r}, no number")
+                x[row] = 0.0
+            return x
+        if len(words) > MOST_CATEGORIES:
+            raise DataError(
+                f"the column {self.name!r} of {str(path)!r} has {len(words):,} different words, and at most "
+                f"{MOST_CATEGORIES:,} can be categories: leave it out of the table"
+            )
+        place = {word: k for k, word in enumerate(self.categories)}
+        return np.array([place[word] for word in words], np.float32)[x.astype(np.int64)]
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError for a first line that does not name the columns of numbers and categories."""
     if not names:
         raise DataError(f"the table {str(path)!r} is empty")
     if all(_number(name) is not None for name in names):
@@ -36,39 +112,21 @@ def open_table(path: Path) -> Arrays:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"the table {str(path)!r} has two columns {twice!r}: rename one")
-    label = next((i for i, name in enumerate(names) if name.lower() in _LABELS), None)
-    columns = [name for i, name in enumerate(names) if i != label]
-    if not columns:
+    if len(names) == 1 and (names[0].lower() in _LABELS or re.search(r"[;,\t|]", names[0])):
         raise DataError(
             f"the table {str(path)!r} has the column {names[0]!r} alone: its cells are divided by "
-            f"{'tabs' if _delimiter(path) != ',' else 'commas'}, and columns of numbers are wanted"
+            f"{'tabs' if _delimiter(path) != ',' else 'commas'}, and columns of numbers or categories are wanted"
         )
-    values, labels, at, known = array("f"), list[int | str | None](), array("q"), dict[int, str]()
-    for number, cells in lines:
-        row, numbers = len(at), [0.0] * len(columns)
-        at.append(number)
-        labels.append(None)
-        if len(cells) != len(names):
-            known[row] = f"{len(cells)} cells instead of {len(names)}"
-        else:
-            if label is not None:
-                word = cells.pop(label).strip()
-                labels[row] = int(word) if re.fullmatch(r"-?[0-9]{1,18}", word) else word or None
-            read = [_number(cell) for cell in cells]
-            if None in read:
-                name, cell = columns[read.index(None)], cells[read.index(None)].strip()
-                known[row] = f"{name} is {cell!r}, no number" if cell else f"{name} is missing"
-            else:
-                numbers = [value for value in read if value is not None]
-        values.extend(numbers)
-    if not at:
-        raise DataError(f"the table {str(path)!r} has no rows")
-    try:
-        marks, classes = labels_of(labels)
-    except DataError as error:
-        raise DataError(f"the column {names[label or 0]!r} of {str(path)!r}: {error}") from error
-    x = np.frombuffer(values, np.float32).reshape(-1, len(columns))
-    return Arrays(path.stem, f"the table {str(path)!r}", x, marks, classes, known, lambda row: f"{path.name}:{at[row]}")
+
+
+def write_table(path: Path, columns: Sequence[Column], x: npt.NDArray[np.floating], labels: Sequence[str] = ()) -> None:
+    """Rows (n, D) as a table that `open_table` reads: the header, then names of categories and numbers. labels: the
+    names of the rows' classes, which go into a column "label"; () = they have none."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=_delimiter(path), lineterminator="\n")
+        writer.writerow([column.name for column in columns] + ["label"] * bool(labels))
+        rows = cells(columns, x)
+        writer.writerows([[*row, label] for row, label in zip(rows, labels, strict=True)] if labels else rows)
 
 
 def _delimiter(path: Path) -> str:

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imagery import everything
 
+from gensys.columns import Column
+from gensys.data.arrays import categorised
 from gensys.data.sources import open_source
+from gensys.data.table import write_table
 from gensys.errors import DataError
 
 
@@ -83,9 +86,78 @@ def test_what_is_no_table(tmp_path, text, reason):
         open_source(table(tmp_path, text))
 
 
-def test_a_table_of_words_is_all_in_quarantine(tmp_path):
-    source = open_source(table(tmp_path, "name;age\nAnn;3\nBob;4\n"))
-    assert source.quarantine() == {0: "name;age is 'Ann;3', no number", 1: "name;age is 'Bob;4', no number"}
+@pytest.mark.parametrize("mark", [";", "|"])
+def test_a_table_with_another_mark_between_its_cells_is_told(tmp_path, mark):
+    with pytest.raises(DataError, match=r"alone: its cells are divided by commas"):
+        open_source(table(tmp_path, f"name{mark}age\nAnn{mark}3\nBob{mark}4\n"))
+
+
+MIXED = "age,sex,pain\n40,f,none\n50,m, severe\n,f,mild\n60,,mild\n70,m,none\nx,f,none\n"
+
+
+def test_columns_of_words_are_categories(tmp_path):
+    source = open_source(table(tmp_path, MIXED))
+    assert source.columns == (
+        Column("age"),
+        Column("sex", ("f", "m")),
+        Column("pain", ("mild", "none", "severe")),
+    )
+    rows = torch.tensor([0, 1, 4])
+    assert source.batch(rows, None).x.tolist() == [[40, 0, 1], [50, 1, 2], [70, 1, 1]]
+    assert source.quarantine() == {2: "age is missing", 3: "sex is missing", 5: "age is 'x', no number"}
+    assert "6 vectors of 1 numbers and 2 categories (sex (2), pain (3)) of the table" in source.about
+
+
+def test_a_column_that_names_its_rows_is_no_category(tmp_path):
+    text = "name,x\n" + "".join(f"n{k},{k}\n" for k in range(1001))
+    with pytest.raises(DataError, match=r"'name' of .* has 1,001 different words, and at most 1,000"):
+        open_source(table(tmp_path, text))
+
+
+def test_numbers_can_be_categories(tmp_path):
+    source = open_source(table(tmp_path, "a,dose,sex\n1,0.5,f\n2,2,m\n3,x,f\n4,0.5,f\n7,10,m\n"))
+    for chosen in (["dose"], ["1"], ["dose", "sex"]):
+        found = categorised(source, chosen)
+        assert found.columns == (Column("a"), Column("dose", ("0.5", "2", "10")), Column("sex", ("f", "m")))
+        assert found.batch(torch.tensor([0, 1, 3, 4]), None).x[:, 1].tolist() == [0, 1, 0, 2]
+        assert found.quarantine() == source.quarantine()
+        assert found.fingerprint() != source.fingerprint()
+    for odd in ("nose", "3", "-1", "²"):
+        with pytest.raises(DataError, match=f"no column '{odd}' in 't': they are a, dose, sex"):
+            categorised(source, [odd])
+    many = open_source(table(tmp_path, "a,b\n" + "".join(f"{k},1\n" for k in range(1001))))
+    with pytest.raises(DataError, match=r"1,001 different numbers"):
+        categorised(many, ["a"])
+
+
+def test_a_category_is_its_name_and_not_its_number(tmp_path):
+    """A word that sorts before the others changes their numbers, and no digest of their rows."""
+    first = open_source(table(tmp_path, "a,sex\n1,f\n2,m\n"))
+    more = open_source(table(tmp_path, "a,sex\n1,f\n2,m\n3,d\n", "u.csv"))
+    assert np.array_equal(first.digests(), more.digests()[:2])
+    other = open_source(table(tmp_path, "a,sex\n1,f\n2,w\n", "w.csv"))
+    assert np.array_equal(first.x, other.x)
+    assert (first.digests() == other.digests()).all(1).tolist() == [True, False]
+    assert first.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_written_table_is_read_as_it_was(tmp_path, name):
+    columns = (Column("a, b"), Column("sex", ("f", 'm"')), Column("c"))
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32) * 1e-3
+    x[:, 1] = np.arange(50) % 2
+    write_table(tmp_path / name, columns, x)
+    found = open_source(tmp_path / name)
+    assert np.array_equal(found.x, x)
+    assert (found.columns, found.classes) == (columns, ())
+    write_table(tmp_path / name, columns, x, ["yes" if k % 3 else "no" for k in range(50)])
+    assert everything(open_source(tmp_path / name)).cond["label"].tolist() == [int(k % 3 > 0) for k in range(50)]
+    for odd in (2.0, -1.0, 0.5, np.nan):
+        x[7, 1] = odd
+        with pytest.raises(ValueError, match=r"'x' holds .* in the column 'sex', whose values are 0 to 1"):
+            write_table(tmp_path / name, columns, x)
+    with pytest.raises(ValueError, match=r"'x' must be \(n, 3\)"):
+        write_table(tmp_path / name, columns, x[:, :2])
 
 
 def test_fingerprint(tmp_path):

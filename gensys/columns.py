@@ -1,0 +1,42 @@
+"""What the columns of a table are: numbers, or categories that are stored as the numbers of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MOST_CATEGORIES", "Column", "cells"]
+
+MOST_CATEGORIES = 1_000
+"""A column with more different words than this names its rows: it says nothing that another row could have."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """categories: the names that the values 0, 1, ... stand for; () = the values are numbers."""
+
+    name: str
+    categories: tuple[str, ...] = ()
+
+
+def cells(columns: Sequence[Column], x: npt.NDArray[np.floating]) -> list[list[str]]:
+    """Rows (n, D) as the words of a table: the names of categories, and numbers with as many digits as tell them from
+    their neighbours in x's precision. Raises ValueError for a value that is none of its column's categories."""
+    if x.ndim != 2 or x.shape[1] != len(columns):
+        raise ValueError(f"'x' must be (n, {len(columns)}), a value for each column, got {x.shape}")
+    found = []
+    for column, values in zip(columns, x.T, strict=True):
+        if not column.categories:
+            found.append(values.astype(str).tolist())
+            continue
+        known = np.isin(values, np.arange(len(column.categories)))
+        if not known.all():
+            raise ValueError(
+                f"'x' holds {values[~known][0]:g} in the column {column.name!r}, whose values are 0 to "
+                f"{len(column.categories) - 1}"
+            )
+        found.append([column.categories[int(value)] for value in values])
+    return [list(row) for row in zip(*found, strict=True)]
