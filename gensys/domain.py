@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from gensys.columns import Column
 from gensys.core import Generative
 from gensys.data.arrays import Arrays
 from gensys.data.joined import Joined
@@ -40,6 +41,11 @@ class Domain:
         return self.source.vector if isinstance(self.source, Arrays) else 0
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the elements of a vector are, if they are the columns of a table; else ()."""
+        return self.source.columns if isinstance(self.source, Arrays) else ()
+
+    @property
     def conditional(self) -> bool:
         """Whether rows go by anything that guidance could follow."""
         return self.classes > 0 or self.vector > 0
@@ -71,10 +77,17 @@ class Domain:
         return Run(self.source, rows, lambda: self.model(prior()), settings, retune)
 
 
-def open_domain(data: str, size: int = 32, aspect: float = 1.0) -> Domain:
+def open_domain(data: str, size: int = 32, aspect: float = 1.0, categories: bool = False) -> Domain:
     """data: what `open_source` opens: images, vectors, or a store of latents. aspect: width over height of the samples,
-    for latents of several shapes. Raises DataError for codes, which no continuous model can learn."""
+    for latents of several shapes. categories: whether the model knows columns of categories. Raises DataError for
+    codes, which no continuous model can learn, and for categories that the model would take for numbers."""
     domain = domain_of(open_source(data, size), aspect)
+    named = [column.name for column in domain.columns if column.categories]
+    if named and not categories:
+        raise DataError(
+            f"{data!r} has columns of words, {', '.join(named)}, which this recipe would take for numbers: train vae, "
+            "which models categories, or leave them out of the table"
+        )
     if domain.latents is not None and domain.normalisation is None:
         raise DataError(
             f"{data!r} holds codes, and continuous latents are modelled here: encode with another codec, or train "

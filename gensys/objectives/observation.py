@@ -154,18 +154,36 @@ class Columns:
 
     A number is a Gaussian with a learnt scale (mean, log scale), a category a softmax (logits); the decoder returns
     them one column after the other. log_prob adds densities and probabilities.
+
+    centres, spreads: of every column, () = 0 and 1. Networks see (x - centre) / spread of a number, and the decoder's
+    mean and scale are in these units; log_prob is of x. So a table need not be in units that suit a network.
     """
 
     gives: ClassVar[Gives] = "density"
 
     categories: tuple[int, ...]
+    centres: tuple[float, ...] = ()
+    spreads: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, values in (("centres", self.centres), ("spreads", self.spreads)):
+            if values and len(values) != len(self.categories):
+                raise ValueError(f"{name!r} must have {len(self.categories)} numbers, one a column, got {len(values)}")
+        if not all(0.0 < spread < math.inf for spread in self.spreads):
+            raise ValueError(f"'spreads' must be positive and finite, got {self.spreads}")
         if not self.categories or min(self.categories) < 0 or 1 in self.categories:
             raise ValueError(
                 f"'categories' must have for every column 0 (a number) or at least 2 (values of a category), "
                 f"got {self.categories}: leave out columns that are always the same"
             )
+
+    def _units(self, column: int) -> tuple[float, float]:
+        """(centre, spread) of a column."""
+        return self.centres[column] if self.centres else 0.0, self.spreads[column] if self.spreads else 1.0
+
+    def _scaled(self, x: Tensor, column: int) -> Tensor:
+        centre, spread = self._units(column)
+        return (x[:, column] - centre) / spread
 
     def _spans(self) -> list[slice]:
         ends = [0]
@@ -179,9 +197,11 @@ class Columns:
         return self._spans()[-1].stop
 
     def features(self, x: Tensor) -> Tensor:
-        """What an encoder sees of rows: numbers as they are, categories as one-hot vectors. (B, D) -> (B, features)."""
+        """What an encoder sees of rows: scaled numbers, categories as one-hot vectors. (B, D) -> (B, features)."""
         parts = [
-            F.one_hot(x[:, k].round().long().clamp(0, values - 1), values).to(x.dtype) if values else x[:, k : k + 1]
+            F.one_hot(x[:, k].round().long().clamp(0, values - 1), values).to(x.dtype)
+            if values
+            else self._scaled(x, k)[:, None]
             for k, values in enumerate(self.categories)
         ]
         return torch.cat(parts, 1)
@@ -196,13 +216,17 @@ class Columns:
                 total = total + torch.where(known, found, -torch.inf)  # a value that the model cannot take
             else:
                 mean, log_scale = _halves(parameters[:, span])
-                total = total + _normal_log_prob(x[:, k], mean[:, 0], log_scale[:, 0])
+                found = _normal_log_prob(self._scaled(x, k), mean[:, 0], log_scale[:, 0])
+                total = total + found - math.log(self._units(k)[1])
         return total
 
     def mean(self, parameters: Tensor) -> Tensor:
         """Means of numbers, the most likely value of categories."""
-        spans = zip(self.categories, self._spans(), strict=True)
-        parts = [parameters[:, s].argmax(1).to(parameters) if n else parameters[:, s.start] for n, s in spans]
+        parts = []
+        for k, (values, span) in enumerate(zip(self.categories, self._spans(), strict=True)):
+            centre, spread = self._units(k)
+            number = centre + spread * parameters[:, span.start]
+            parts.append(parameters[:, span].argmax(1).to(parameters) if values else number)
         return torch.stack(parts, 1)
 
     def sample(self, parameters: Tensor, noise: Noise) -> Tensor:
@@ -214,5 +238,6 @@ class Columns:
                 drawn.append((u[:, k : k + 1] > below).sum(1).to(parameters))
             else:
                 mean, log_scale = _halves(parameters[:, span])
-                drawn.append((mean + log_scale.exp() * eps[:, k : k + 1])[:, 0])
+                centre, spread = self._units(k)
+                drawn.append(centre + spread * (mean + log_scale.exp() * eps[:, k : k + 1])[:, 0])
         return torch.stack(drawn, 1)

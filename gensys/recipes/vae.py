@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
-import torch
-
+from gensys.data.arrays import Arrays, categorised
 from gensys.data.quarantine import readable
 from gensys.domain import Domain, open_domain
 from gensys.errors import ConfigError
@@ -18,7 +18,7 @@ from gensys.systems.vae import vae as system
 
 Seen = Literal["auto", "bernoulli", "gaussian", "fixed", "logistic"]
 
-_COUNTED = 100_000  # rows that the categories of a table are counted in
+_MEASURED = 100_000  # rows that the mean and the spread of a table's columns are taken of
 
 
 def vae(
@@ -30,7 +30,7 @@ def vae(
     patch: int = 2,  # side of the squares of pixels that are folded into channels first
     observation: Seen = "auto",  # p(x | z): auto = logistic (8-bit pixels) for images, else gaussian (learnt scale)
     scale: float = 0.1,  # of observation=fixed: the standard deviation of a Gaussian
-    categorical: str = "",  # columns of a table, counted from 0, that hold categories 0, 1, ...: 0,3
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     beta: float = 1.0,  # weight of the KL term
     annealing: Literal["none", "linear", "cyclic"] = "none",  # how beta grows: once, or again and again
     period: int = 1000,  # steps of the annealing, or of one of its cycles
@@ -43,8 +43,8 @@ def vae(
 
     Kingma and Welling, 2013, "Auto-encoding variational Bayes", arXiv:1312.6114, section 3.
     """
-    domain = open_domain(data, size)
-    seen = _columns(domain, categorical) if categorical else _observation(domain, observation, scale)
+    domain = _with_categories(open_domain(data, size, categories=True), categorical)
+    seen = _observation(domain, observation, scale)
     return domain.run(
         lambda: system(
             domain.shape,
@@ -70,29 +70,40 @@ def _schedule(annealing: str, period: int) -> Schedule | None:
     return linear(period) if annealing == "linear" else cyclic(period)
 
 
+def _with_categories(domain: Domain, chosen: str) -> Domain:
+    """The same data with some columns of numbers as categories."""
+    if not chosen:
+        return domain
+    if not isinstance(domain.source, Arrays) or len(domain.shape) != 1:
+        raise ConfigError(f"'categorical' names columns of a table, and the data are {domain.shape}: leave it out")
+    return replace(domain, source=categorised(domain.source, [word.strip() for word in chosen.split(",")]))
+
+
 def _observation(domain: Domain, name: str, scale: float) -> Observation:
     if name in ("bernoulli", "logistic") and domain.bounds is None:
         raise ConfigError(f"observation={name} is for images, and {domain.source.name!r} has values of any size")
     if name == "bernoulli":
         return Bernoulli()
     if name == "fixed":
+        if named := [column.name for column in domain.columns if column.categories]:
+            raise ConfigError(f"observation=fixed is for numbers, and {', '.join(named)} are categories: leave it out")
         return Gaussian(scale)
+    if domain.columns:
+        return _columns(domain)
     return DiscretisedLogistic() if name == "logistic" or (name == "auto" and domain.bounds) else Gaussian()
 
 
-def _columns(domain: Domain, categorical: str) -> Columns:
-    """Which columns are categories, and how many values each has in the rows to train on."""
-    if len(domain.shape) != 1:
-        raise ConfigError(f"'categorical' names columns of a table, and the data are {domain.shape}: leave it out")
-    try:
-        chosen = sorted({int(word) for word in categorical.split(",")})
-    except ValueError:
-        raise ConfigError(f"'categorical' is numbers of columns, such as 0,3, got {categorical!r}") from None
-    if chosen[0] < 0 or chosen[-1] >= domain.shape[0]:
-        raise ConfigError(f"'categorical' is {categorical!r}, and the columns are 0 to {domain.shape[0] - 1}")
-    rows = readable(domain.source)[0][:_COUNTED]
-    x = domain.source.batch(rows, Noise(0, rows)).x[:, chosen]
-    if bool(((x != x.round()) | (x < 0)).any()):
-        raise ConfigError(f"'categorical' is {categorical!r}, and not all values there are whole numbers from 0 on")
-    counts = dict(zip(chosen, (x.amax(0).to(torch.int64) + 1).tolist(), strict=True))
-    return Columns(tuple(max(2, counts[k]) if k in counts else 0 for k in range(domain.shape[0])))
+def _columns(domain: Domain) -> Columns:
+    """The columns of a table, in the units of the rows to train on."""
+    rows = readable(domain.source)[0][:_MEASURED]
+    x = domain.source.batch(rows, Noise(0, rows)).x.double()
+    constant = [column.name for column in domain.columns if len(column.categories) == 1]
+    if constant:
+        raise ConfigError(
+            f"the columns {', '.join(constant)} of {domain.source.name!r} are the same in all rows: leave them out of "
+            "the table"
+        )
+    spreads = [spread or 1.0 for spread in x.std(0, correction=0).tolist()]  # a constant column has none
+    return Columns(
+        tuple(len(column.categories) for column in domain.columns), tuple(x.mean(0).tolist()), tuple(spreads)
+    )

@@ -64,6 +64,17 @@ def test_a_row_of_a_table_by_hand():
     assert seen.log_prob(parameters, torch.tensor([[0.5, 3.0, -1.0]])).item() == -math.inf  # no such category
 
 
+def test_the_units_of_a_column_change_nothing_but_the_units():
+    """The law of x is that of 7 + 100 y, y the Gaussian of the parameters; a category has no units."""
+    seen, parameters = Columns((0, 3), (7.0, 1.3), (100.0, 0.4)), torch.randn(1, 5, dtype=torch.float64)
+    x = torch.tensor([[-60.0, 1.0]], dtype=torch.float64)
+    law = torch.distributions.Normal(7 + 100 * parameters[0, 0], 100 * parameters[0, 1].exp())
+    expected = law.log_prob(x[0, 0]) + F.log_softmax(parameters[0, 2:], 0)[1]
+    assert seen.log_prob(parameters, x).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert seen.features(x).tolist() == [[-0.67, 0.0, 1.0, 0.0]]
+    assert seen.mean(parameters)[0, 0].item() == pytest.approx(law.mean.item(), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("seen", "parameters"),
     [
@@ -72,6 +83,7 @@ def test_a_row_of_a_table_by_hand():
         (Gaussian(), torch.tensor([[-0.3, -1.0]])),
         (DiscretisedLogistic(), torch.tensor([[0.1, -3.0]])),
         (Columns((0, 2)), torch.tensor([[0.4, -0.5, 0.0, 30.0]])),
+        (Columns((0, 2), (7.0, 0.5), (100.0, 0.3)), torch.tensor([[0.4, -0.5, 0.0, 30.0]])),
     ],
     ids=repr,
 )
@@ -105,6 +117,9 @@ def test_levels_are_drawn_as_often_as_they_are_likely():
         (lambda: DiscretisedLogistic(1), "'levels' must be at least 2"),
         (lambda: Columns((0, 1)), "'categories' must have for every column"),
         (lambda: Columns(()), "'categories' must have for every column"),
+        (lambda: Columns((0, 2), (1.0,)), "'centres' must have 2 numbers"),
+        (lambda: Columns((0, 2), (), (1.0,)), "'spreads' must have 2 numbers"),
+        (lambda: Columns((0, 2), (), (0.0, 1.0)), "'spreads' must be positive"),
         (lambda: Columns((0, 2)).outputs(3), "names 2 columns, and the data have 3"),
     ],
 )
