@@ -8,6 +8,7 @@ classifier trained here on the training split and named by its hash.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ from gensys.pictures import beneath, grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.run_folder import RunFolder, open_codec
 
-__all__ = ["evaluate", "judge_of", "real_source"]
+__all__ = ["Real", "bits_of", "evaluate", "judge_of", "protocol_of", "real_source", "written"]
 
 _BITS_SEED = 0xB175  # of dequantisation and probes: fixed, so that models are compared at the same points
 _LEAST_HELD_OUT = 100  # as many as the 1 % quantile of their distances needs
@@ -208,7 +209,7 @@ def _translate(store: Store, source: Unpaired) -> tuple[dict[str, Metric], list[
     return evaluate_translation(images, made, back, means, truth), left_out
 
 
-def _bits(model: Generative, source: Source, rows: Tensor) -> dict[str, Metric]:
+def bits_of(model: Generative, source: Source, rows: Tensor) -> dict[str, Metric]:
     """The likelihood of held-out rows; RunError, which says why, where there is none."""
     if not len(rows):
         raise RunError(f"{source.name!r} has no held-out rows")
@@ -226,13 +227,20 @@ def _bits(model: Generative, source: Source, rows: Tensor) -> dict[str, Metric]:
 
 
 def evaluate(
-    target: Path, *, screen: Screen, checkpoint: str = "newest", quick: bool = False, bits: int = 0
+    target: Path,
+    *,
+    screen: Screen,
+    checkpoint: str = "newest",
+    quick: bool = False,
+    bits: int = 0,
+    predict: str | None = None,
 ) -> dict[str, Any]:
     """Score a sample store, or a run folder's samples.zarr (for a codec's run: its reconstructions).
 
     checkpoint: of a codec, whose weights, see `RunFolder.weights`. quick: only what the moments give that
     `gensys sample --moments` has stored; RunError if there are none. bits: on how many held-out rows the likelihood of
-    the model is taken as well, where it has one; for a path model each costs about a hundred network calls.
+    the model is taken as well, where it has one; for a path model each costs about a hundred network calls. predict: of
+    a table, see `evaluate_table`.
 
     Returns {"metrics", "protocol", "left_out", "seconds", "file"} and writes all but the last into that file: the run's
     evaluation.json, or, for a store that is not the run's own samples.zarr, STEM.evaluation.json beside it. The
@@ -267,6 +275,13 @@ def evaluate(
         own = store.path.resolve() == (folder.path / "samples.zarr").resolve()
         file = folder.path / "evaluation.json" if own else store.path.with_name(f"{store.path.stem}.evaluation.json")
         source, codec = real_source(folder)
+        if len(source.shape) == 1:
+            from gensys.pipelines.evaluate_table import evaluate_table
+
+            found = evaluate_table(store, folder, source, predict=predict, bits=bits, quick=quick, screen=screen)
+            return written(file, *found, begun)
+        if predict is not None:
+            raise ConfigError(f"'predict' names a column of a table, and {source.name!r} holds images: leave it out")
         with screen.phase("train the classifier", 1, "steps"):
             judged = judge_of(source, folder.path / "judge")
         real = Real.choose(source, len(store))
@@ -293,27 +308,45 @@ def evaluate(
         if bits:
             try:
                 spec = folder.spec().with_knobs(made_by["knobs"])
-                metrics |= _bits(folder.model(spec, made_by["weights"]), source, real.test[:bits])
+                metrics |= bits_of(folder.model(spec, made_by["weights"]), source, real.test[:bits])
             except RunError as error:
                 left_out.append(f"no bits per dimension: {error}")
                 screen.line(left_out[-1])
         taken = moments if isinstance(moments, str) else f"those of {len(moments)} shards, taken while sampling"
-        protocol = _protocol(store, folder, source, judged, real) | {"moments of samples": taken}
+        protocol = protocol_of(store, folder, source, judged, real) | {"moments of samples": taken}
+    return written(file, metrics, protocol, left_out, {}, begun)
+
+
+def written(
+    file: Path,
+    metrics: Mapping[str, Metric],
+    protocol: Mapping[str, Any],
+    left_out: Sequence[str],
+    more: Mapping[str, Any],
+    begun: float,
+) -> dict[str, Any]:
+    """What `evaluate` returns, once it is in its file. more: what else goes there. begun: when the evaluation was."""
     result = {
         "metrics": {name: metric.to_json() for name, metric in metrics.items()},
-        "protocol": protocol,
-        "left_out": left_out,
+        "protocol": dict(protocol),
+        "left_out": list(left_out),
+        **more,
         "seconds": round(time.perf_counter() - begun, 2),
     }
     durable.replace(file, durable.with_digest(result))
     return result | {"file": str(file.resolve())}
 
 
+def _told(judged: Judge) -> str:
+    return f"lenet, sha256 {judged.weights[:16]}, held-out accuracy {judged.accuracy:.3f}"
+
+
 def _about_data(source: Source) -> dict[str, Any]:
     return {"data": source.about, "data fingerprint": source.fingerprint()}
 
 
-def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge, real: Real) -> dict[str, Any]:
+def protocol_of(store: Store, folder: RunFolder, source: Source, judged: Judge | None, real: Real) -> dict[str, Any]:
+    """Everything that the figures depend on. judged: None = no classifier took part."""
     made_by = store.attributes
     run, n = folder.spec().load(), len(store)
     sampler = {name: made_by["knobs"][name] for name in sorted(run.retune)}
@@ -325,7 +358,7 @@ def _protocol(store: Store, folder: RunFolder, source: Source, judged: Judge, re
         "precision": resolve(run.settings.precision),
         "weights": f"average of relative width {run.settings.ema:g}, sha256 {made_by['weights'][:16]}",
         **real.told(),
-        "classifier": f"lenet, sha256 {judged.weights[:16]}, held-out accuracy {judged.accuracy:.3f}",
+        **({} if judged is None else {"classifier": _told(judged)}),
         **_about_data(source),
     }
 

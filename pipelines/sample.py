@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from gensys.pipelines.decode import in_latents, save_picture
@@ -32,7 +33,8 @@ from gensys.data.arrays import Arrays
 from gensys.data.sample_table import SampleTable, read_sample_table
 from gensys.data.source import Source, scaled
 from gensys.data.store import ArraySpec, Store
-from gensys.data.where import Where, resolved
+from gensys.data.table import write_table
+from gensys.data.where import Where, is_url, resolved
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, DataError
 from gensys.noise import Noise
@@ -195,7 +197,7 @@ def sample(
     pairs: bool = False,
 ) -> Store:
     """Draw the samples `ids` into a store; goes on where it was stopped. In a directory, a grid of the first hundred is
-    put beside it.
+    put beside it, or all rows of a table as a .csv file.
 
     checkpoint: whose weights, see `RunFolder.weights`.
     ids: None = every row that is given, or the first 64. table: what each sample is to be (data/sample_table.py). data:
@@ -281,7 +283,19 @@ def sample(
     store.seal({})
     if not latents and not pairs:
         save_picture(store)
+        _save_table(store, run.source, "label" in model.conditions)
     return store
+
+
+def _save_table(store: Store, source: Source, labelled: bool) -> None:
+    """Beside a store of rows of a table in a directory, the rows as a CSV table with the columns of the data. labelled:
+    whether the rows were drawn by their labels, which go into a column then."""
+    if is_url(store.where) or not isinstance(source, Arrays) or not source.columns:
+        return
+    rows = np.arange(len(store))
+    labels = store.read("label", rows) if labelled and source.classes else np.empty(0, np.int64)
+    names = [source.classes[label] for label in labels]
+    write_table(store.path.with_suffix(".csv"), source.columns, store.read("x", rows), names)
 
 
 if __name__ == "__main__":

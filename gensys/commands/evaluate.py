@@ -22,17 +22,23 @@ from gensys.terminal import Answer, answering, quoted
     default=0,
     help="Also the likelihood, in bits per dimension, of N held-out rows, where the model has one.",
 )
+@click.option(
+    "--predict",
+    metavar="COLUMN",
+    help="Of a table: what models that are trained on samples predict of held-out rows.  [default: the last column]",
+)
 @checkpoint_option
 @quiet_option
 @answering
-def evaluate(target: Path, quick: bool, bits: int, checkpoint: str, quiet: bool) -> Answer:
+def evaluate(target: Path, quick: bool, bits: int, predict: str | None, checkpoint: str, quiet: bool) -> Answer:
     """Score a run or a store of samples.
 
     Metrics with their 95 % intervals, what real data score, and the protocol they were taken under.
     """
     from gensys.pipelines.evaluate import evaluate as pipeline
 
-    result = pipeline(target, checkpoint=checkpoint, screen=screen(quiet), quick=quick, bits=bits)
+    shown = screen(quiet)
+    result = pipeline(target, checkpoint=checkpoint, screen=shown, quick=quick, bits=bits, predict=predict)
     return Answer(
         result,
         f"{scores(result['metrics'])}\n\n{facts(result['protocol'])}\n\nwritten: {quoted(Path(result['file']))}",

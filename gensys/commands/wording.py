@@ -23,9 +23,10 @@ def store_answer(store: Store, following: str, counts: Mapping[str, Mapping[str,
     text += (
         f"{arrays[name]['dtype']}{' with labels' if store.attributes.get('classes') else ''} in {quoted(store.where)}"
     )
-    picture = store.path.with_suffix(".png")
-    here = what == "sample" and not is_url(store.where) and picture.exists()
-    text += f"; picture: {quoted(picture)}" if here else ""
+    for kind, suffix in (("picture", ".png"), ("table", ".csv")):
+        beside = store.path.with_suffix(suffix)
+        here = what == "sample" and not is_url(store.where) and beside.exists()
+        text += f"; {kind}: {quoted(beside)}" if here else ""
     return Answer(
         {"store": resolved(store.where), "rows": len(store), "shards": store.config.shards, "arrays": arrays}
         | {"counts": counts},
