@@ -40,7 +40,8 @@ IDLE = [
     ("score_sde", "labelled.npz", "sigma_min=0.1", "sde=ve"),
     ("score_sde", "labelled.npz", "sigma_data=1", "sde=ve"),
     ("consistency", "labelled.npz", "rungs=9", "a teacher"),
-    ("consistency", "labelled.npz", "step=ddim", "a teacher"),
+    ("consistency", "labelled.npz", "skip=9", "a teacher"),
+    ("consistency", "labelled.npz", "step=heun", "a teacher"),
     ("consistency", "labelled.npz", "scale=2", "a teacher"),
     ("consistency", "labelled.npz", "teacher=runs/edm last=20", "teacher= to be empty"),
     ("consistency", "labelled.npz", "teacher=runs/edm doubling=20", "teacher= to be empty"),
@@ -61,7 +62,7 @@ HEARD = [
     ("edm", "rows.npy", "width=8 depth=1"),
     ("score_sde", "labelled.npz", "sde=ve sigma_max=20 sigma_min=0.1 sigma_data=1"),
     ("consistency", "labelled.npz", "first=5 last=20 doubling=100 sigma_data=1"),
-    ("consistency", "labelled.npz", "teacher=runs/edm rungs=9 step=ddim scale=2"),
+    ("consistency", "labelled.npz", "teacher=runs/edm rungs=90 skip=9 step=heun scale=2"),
     ("flow_matching", "labelled.npz", "net=unet levels=2"),
 ]
 

@@ -9,7 +9,7 @@ from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import SAMPLING, Network, Sampling, Training
-from gensys.objectives.consistency import Curriculum, ddim_step, heun_step, karras_levels
+from gensys.objectives.consistency import Curriculum, angles, ddim_step, heun_step
 from gensys.paths import EDM
 from gensys.run import Run, Trained
 from gensys.systems.consistency import LOW, consistency_model, distilled
@@ -24,8 +24,9 @@ def consistency(
     last: Annotated[int, needs.UNTAUGHT] = 160,  # from scratch: at the end; more are finer, take longer
     doubling: Annotated[int, needs.UNTAUGHT] = 2000,  # from scratch: steps in which they double; 0 = all of the budget
     sigma_data: Annotated[float, needs.UNTAUGHT] = 0.5,  # from scratch: standard deviation of the data
-    rungs: Annotated[int, needs.STUDENT] = 18,  # distilled: noise levels of the ladder
-    step: Annotated[Literal["heun", "ddim"], needs.STUDENT] = "heun",  # distilled: the solver between levels
+    rungs: Annotated[int, needs.STUDENT] = 1000,  # distilled: noise levels of the ladder
+    skip: Annotated[int, needs.STUDENT] = 50,  # distilled: rungs that one step of the teacher goes over
+    step: Annotated[Literal["heun", "ddim"], needs.STUDENT] = "ddim",  # distilled: the solver of that step
     scale: Annotated[float, needs.STUDENT, needs.CONDITION] = 1.0,  # distilled: of the teacher's guidance, for good
     network: Network = Network(),  # noqa: B008 - a frozen value; a student has the network of its teacher
     training: Training = Training(precision="fp32", lr=5e-4),  # noqa: B008 - neighbours differ by less than bf16 keeps
@@ -45,7 +46,8 @@ def consistency(
             return distilled(
                 denoiser,
                 domain.shape,
-                ladder=karras_levels(denoiser.path, rungs, LOW),
+                ladder=angles(denoiser.path, rungs, LOW),
+                skip=skip,
                 step=heun_step if step == "heun" else ddim_step,
                 scales=(scale, scale),
                 sampler=sampling.sampler(denoiser.path, domain),

@@ -20,10 +20,10 @@ from gensys.objectives.consistency import (
     Curriculum,
     Ladder,
     Step,
+    angles,
     consistency,
+    ddim_step,
     distillation,
-    heun_step,
-    karras_levels,
     require_rungs,
 )
 from gensys.paths import EDM, Path, at_ratio
@@ -60,16 +60,17 @@ def distilled(
     shape: tuple[int, ...],
     *,
     ladder: Ladder | None = None,
-    step: Step = heun_step,
-    skip: int = 1,
+    step: Step = ddim_step,
+    skip: int = 50,
     scales: tuple[float, float] = (1.0, 1.0),
     usual: float | None = None,
     sampler: Sampler = Sampler(multistep_consistency, (1.0, 0.0)),  # noqa: B008
 ) -> Diffusion:
     """A student of `teacher`: on its path, with a network like its own that starts from its weights.
 
-    ladder: None = 18 levels of `karras_levels` up to 80, as the paper has for EDM's teachers. usual: the scale of
-    guidance of the samples, for a student that is told its scale; None = it is not told. See `distillation`.
+    ladder: None = 1,000 `angles`. skip: how many of its rungs the teacher's step goes over: those between are trained
+    as well, so that samples may jump from anywhere. usual: the scale of guidance of the samples, for a student that is
+    told its scale; None = it is not told. See `distillation`.
 
     Raises: ValueError for a teacher whose noise is not Gaussian, or whose target is singular on the ladder; for a
     ladder of too few rungs.
@@ -79,7 +80,7 @@ def distilled(
         teacher.require_unlabelled("teacher")
     if teacher.base is not gaussian:
         raise ValueError("'teacher' must be trained with Gaussian noise, and its base is another law")
-    ladder = karras_levels(path, 18, LOW) if ladder is None else ladder
+    ladder = angles(path, 1000, LOW) if ladder is None else ladder
     require_rungs(ladder, skip, scales)
     require_well_posed(path, teacher.target, [float(t) for t in ladder.t[1:]])
     net = copy.deepcopy(teacher.net).requires_grad_(True)

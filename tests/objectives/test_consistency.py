@@ -19,6 +19,7 @@ from gensys.noise import Noise, Stream
 from gensys.objectives.consistency import (
     Curriculum,
     LevelLaw,
+    angles,
     consistency,
     ddim_step,
     distillation,
@@ -247,6 +248,18 @@ def test_a_ladder_ends_with_its_path():
     assert float(karras_levels(EDM(), 18).level[-1]) == pytest.approx(80.0, rel=1e-12)
 
 
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_a_ladder_of_angles_ends_with_its_path(path):
+    ladder, end = angles(path, 100), path(path.span[1])
+    assert bool((ladder.t.diff() > 0).all())
+    assert float(ladder.t[-1]) == path.span[1]
+    c = path(ladder.t)
+    phi = torch.atan2(c.sigma, c.alpha)
+    assert phi[0].item() == pytest.approx(math.atan(LOW), rel=1e-9)
+    assert phi[-1].item() == pytest.approx(math.atan2(end.sigma, end.alpha), rel=1e-12)
+    torch.testing.assert_close(phi.diff(), ((phi[-1] - phi[0]) / 99).expand(99), rtol=1e-6, atol=0)
+
+
 def test_neighbours_have_the_weight_of_their_distance():
     """With f = x / alpha times a constant, d is known for each pair."""
     path, batch = EDM(), gaussian(64, 3)
@@ -423,7 +436,7 @@ def test_what_does_not_fit_is_refused():
             plain, batch, Noise(0, batch.ids), teacher=plain, ladder=karras_levels(path, 18), skip=18
         )  # fmt: skip
     with pytest.raises(ValueError, match=r"'rungs' must be at least 2, .* got 1 and 1"):
-        distilled(plain, (2,), ladder=karras_levels(path, 1))  # as it is built
+        distilled(plain, (2,), ladder=karras_levels(path, 1), skip=1)  # as it is built
     with pytest.raises(
         ValueError, match="'w' must be a scale that is distilled, from 'w_min' = 1 to 'w_max' = 3, got 4"
     ):
