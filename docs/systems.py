@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from page import put
+from page import part, put
 
 from gensys.run import recipes
 
@@ -119,8 +120,10 @@ def _scores(row: dict[str, Any]) -> str:
 @cli.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 def write(file: Path) -> None:
-    """Put the table into the README."""
+    """Put the rows of FILE into the table of the README; those that FILE lacks stay as they are."""
     rows = {row["name"]: row for row in json.loads(file.read_text())}
+    before = part(HERE.parent / "README.md", "systems", "systems.py")
+    written = {line.split("`")[1]: line for line in before.splitlines() if line.startswith("| `")}
     lines = [
         "| system | paper | knobs that are set | fd / real data's | label agreement | CPU s, training | sampling |",
         "|---|---|---|---|---|---|---|",
@@ -132,7 +135,9 @@ def write(file: Path) -> None:
             cells = [f"`{row['name']}`", row["paper"], knobs, _scores(row)]
             cells += [f"{row['training']:.0f}", f"{row['sampling']:.0f}"]
             lines.append("| " + " | ".join(cells) + " |")
-    dates = sorted({row["date"] for row in rows.values()})
+        elif name in written:
+            lines.append(written[name])
+    dates = sorted({row["date"] for row in rows.values()} | set(re.findall(r"\b\d{4}-\d\d-\d\d\b", before)))
     taken = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     lines += [
         "",
