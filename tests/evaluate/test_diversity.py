@@ -55,6 +55,8 @@ def test_pairs_of_a_class_depend_on_seed_and_class_alone():
     alone = diversity(rows[LABELS == 2], LABELS[LABELS == 2], feature_distance, pairs=30)
     assert float(whole.per_class[2]) == float(alone.per_class[0])
     assert diversity(rows, LABELS, feature_distance, pairs=30, seed=1).mean != whole.mean
+    other = diversity(rows[LABELS == 2], torch.full((20,), 3), feature_distance, pairs=30)
+    assert other.mean != alone.mean  # every class has pairs of its own
 
 
 def test_ms_ssim_is_what_compares_images():
