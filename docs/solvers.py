@@ -19,8 +19,8 @@ from typing import Any
 
 import click
 import torch
-from gensys.pipelines.evaluate import Real, judge_of, real_source
 from gensys.pipelines.moments import images_of
+from gensys.pipelines.real import Real, judge_of, real_source
 
 from gensys.errors import ConfigError
 from gensys.evaluate.classifier import features

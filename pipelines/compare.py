@@ -25,8 +25,9 @@ from typing import Any
 
 import psutil
 from gensys.pipelines.encode import encode
-from gensys.pipelines.evaluate import evaluate, judge_of
+from gensys.pipelines.evaluate import evaluate
 from gensys.pipelines.pool import Pool
+from gensys.pipelines.real import judge_of
 from gensys.pipelines.sample import sample
 
 from gensys import durable

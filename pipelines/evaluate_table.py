@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gensys.pipelines.evaluate import Real, bits_of, protocol_of
+from gensys.pipelines.bits import bits_of
+from gensys.pipelines.real import Real, protocol_of
 from torch import Tensor
 
 from gensys.columns import Column

@@ -19,8 +19,8 @@ from typing import Any
 
 import ray
 import torch
-from gensys.pipelines.evaluate import judge_of, real_source
 from gensys.pipelines.pool import BLOCK
+from gensys.pipelines.real import judge_of, real_source
 from gensys.pipelines.session import stand_in
 from ray.exceptions import RayActorError, RayTaskError
 

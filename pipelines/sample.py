@@ -24,9 +24,9 @@ import numpy.typing as npt
 import torch
 from gensys.pipelines.decode import in_latents, save_picture
 from gensys.pipelines.encode import source_of
-from gensys.pipelines.evaluate import judge_of, real_source
 from gensys.pipelines.moments import MomentsJob, create_moments, open_moments, taking_moments
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
+from gensys.pipelines.real import judge_of, real_source
 
 from gensys.core import Cond, Generative, InLatents
 from gensys.data.arrays import Arrays

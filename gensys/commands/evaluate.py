@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gensys.arguments import Place
-from gensys.commands.options import checkpoint_option, quiet_option, screen
+from gensys.commands.options import checkpoint_option, quiet_option, screen, workers_option
 from gensys.commands.wording import facts, scores
 from gensys.terminal import Answer, answering, quoted
 
@@ -27,18 +27,48 @@ from gensys.terminal import Answer, answering, quoted
     metavar="COLUMN",
     help="Of a table: what models that are trained on samples predict of held-out rows.  [default: the last column]",
 )
+@click.option(
+    "--metrics",
+    metavar="NAMES",
+    default="",
+    help="Of images, with commas, some of fd, kid, prdc, inception_score, labels, memorisation, diversity, "
+    "reconstruction.  [default: all]",
+)
+@click.option(
+    "--features",
+    metavar="EXTRACTOR",
+    default="lenet",
+    show_default=True,
+    help="Whose features are compared: lenet, trained on the data; efficientnet-lite0[:SIDE[:WIDTH]]; inception:FILE, "
+    "which gives FID; MODULE:FUNCTION, your own code.",
+)
+@click.option("--reference", metavar="DATA", help="Real images, as a recipe's data.  [default: those of the run]")
+@workers_option()
 @checkpoint_option
 @quiet_option
 @answering
-def evaluate(target: Path, quick: bool, bits: int, predict: str | None, checkpoint: str, quiet: bool) -> Answer:
+def evaluate(
+    target: Path,
+    quick: bool,
+    bits: int,
+    predict: str | None,
+    metrics: str,
+    features: str,
+    reference: str | None,
+    workers: int,
+    checkpoint: str,
+    quiet: bool,
+) -> Answer:
     """Score a run or a store of samples.
 
     Metrics with their 95 % intervals, what real data score, and the protocol they were taken under.
     """
     from gensys.pipelines.evaluate import evaluate as pipeline
+    from gensys.pipelines.evaluate_images import Asked
 
-    shown = screen(quiet)
-    result = pipeline(target, checkpoint=checkpoint, screen=shown, quick=quick, bits=bits, predict=predict)
+    shown, names = screen(quiet), tuple(name.strip() for name in metrics.split(",") if name.strip())
+    asked = Asked(names, features, reference, workers)
+    result = pipeline(target, checkpoint=checkpoint, screen=shown, quick=quick, bits=bits, predict=predict, asked=asked)
     return Answer(
         result,
         f"{scores(result['metrics'])}\n\n{facts(result['protocol'])}\n\nwritten: {quoted(Path(result['file']))}",

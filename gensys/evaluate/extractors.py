@@ -13,6 +13,7 @@ names them. A row's features depend neither on how many rows there are nor on it
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,9 +61,14 @@ class Extractor:
     fid: bool = False
 
     @property
+    def key(self) -> str:
+        """The name as part of a metric's."""
+        return re.sub(r"\W", "_", self.name)
+
+    @property
     def distance(self) -> str:
         """What a Frechet distance in these features is called: "fid", or "fd_" and the name."""
-        return "fid" if self.fid else f"fd_{self.name.replace('-', '_')}"
+        return "fid" if self.fid else f"fd_{self.key}"
 
     def features(self, images: Tensor) -> Tensor:
         """Features of (n, C, H, W) images in [-1, 1]: (n, width) float64 on the CPU."""

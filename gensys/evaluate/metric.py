@@ -22,9 +22,11 @@ from torch import Tensor
 
 from gensys.noise import Noise, Stream
 
-__all__ = ["Metric", "area_interval", "bootstrap_half", "mean_metric", "proportion_interval", "share_metric"]
+__all__ = ["Metric", "Z", "area_interval", "bootstrap_half", "mean_metric", "proportion_interval", "share_metric"]
 
-_Z = 1.959964  # 97.5 % quantile of the standard normal
+Z = 1.959964
+"""The 97.5 % quantile of the standard normal."""
+
 _RESAMPLES = 20  # their standard deviation is known to 16 %, enough for an error bar
 _SEED = 0x62_6F_6F_74  # of the bootstrap: fixed, so that equal samples have equal intervals
 
@@ -60,9 +62,9 @@ def proportion_interval(p: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion p seen on n rows (Wilson, 1927, J. Am. Stat. Assoc. 22)."""
     if n < 1 or not 0.0 <= p <= 1.0:
         raise ValueError(f"'p' must lie in [0, 1] and 'n' be at least 1, got {p} and {n}")
-    shrink = 1.0 + _Z**2 / n
-    centre = (p + _Z**2 / (2 * n)) / shrink
-    half = _Z / shrink * math.sqrt(p * (1.0 - p) / n + _Z**2 / (4 * n * n))
+    shrink = 1.0 + Z**2 / n
+    centre = (p + Z**2 / (2 * n)) / shrink
+    half = Z / shrink * math.sqrt(p * (1.0 - p) / n + Z**2 / (4 * n * n))
     # min and max with p: at p = 0 and 1 the ends are p itself, which rounding would miss
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
@@ -82,7 +84,7 @@ def area_interval(area: float, positive: int, negative: int) -> tuple[float, flo
         2.0 * area**2 / (1.0 + area),
     )  # a row of one kind beats, is beaten by, two others
     variance = area * (1.0 - area) + (positive - 1) * (both - area**2) + (negative - 1) * (square - area**2)
-    half = _Z * math.sqrt(max(0.0, variance) / (positive * negative))
+    half = Z * math.sqrt(max(0.0, variance) / (positive * negative))
     return max(0.0, area - half), min(1.0, area + half)
 
 
@@ -95,7 +97,7 @@ def bootstrap_half(n: int, statistic: Callable[[Tensor], float]) -> float:
     draws = Noise(_SEED, torch.arange(_RESAMPLES)).uniform((n,), Stream.PRIOR)
     rows = (draws.double() * n).long()  # u < 1 - 2^-24, and exact in float64: always below n
     values = torch.tensor([statistic(row) for row in rows], dtype=torch.float64)
-    return _Z * float(values.std())
+    return Z * float(values.std())
 
 
 def mean_metric(
@@ -103,7 +105,7 @@ def mean_metric(
 ) -> Metric:
     """The mean of values (n,) with its interval, which ends at `least`."""
     n, mean = values.shape[0], float(values.mean())
-    half = _Z * float(values.std()) / math.sqrt(n) if n > 1 else None
+    half = Z * float(values.std()) / math.sqrt(n) if n > 1 else None
     low, high = (None, None) if half is None else (max(least, mean - half), mean + half)
     return Metric(mean, floor, low, high, unit, better, n, about)
 

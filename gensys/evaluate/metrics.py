@@ -9,17 +9,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gensys.evaluate.authenticity import authenticity
 from gensys.evaluate.checks import check_images, check_labels, one_thread
-from gensys.evaluate.classifier import features, logits
+from gensys.evaluate.distribution import NEIGHBOURS, distance, evaluate_features, see
+from gensys.evaluate.diversity import Compare, beside_real, diversity, feature_distance, similarity
+from gensys.evaluate.extractors import Extractor, lenet
 from gensys.evaluate.frechet import Moments, frechet
 from gensys.evaluate.memorisation import QUANTILE, memorisation
-from gensys.evaluate.metric import Metric, bootstrap_half, mean_metric, proportion_interval, share_metric
-from gensys.evaluate.prdc import prdc
+from gensys.evaluate.metric import Metric, Z, bootstrap_half, mean_metric, proportion_interval, share_metric
+from gensys.evaluate.perceptual import perceptual_distance
 from gensys.evaluate.reconstruction import psnr, squared_errors
+from gensys.evaluate.ssim import most_scales, ms_ssim, ssim
 from gensys.nn.lenet import LeNet
 
 __all__ = [
@@ -32,7 +37,7 @@ __all__ = [
     "proportion_interval",
 ]
 
-_NEIGHBOURS = 5
+_PARTS, _PAIRS = 10, 100  # of the samples, for an interval; of each class, that are compared
 _LEAST_HELD = 100
 _LEAST_PARTS = 8  # resamples of fewer are too alike for a spread to mean anything
 
@@ -56,48 +61,6 @@ def _check_disjoint(floor: Tensor, reference: Tensor) -> None:
             f"'floor' must be other real images than 'reference', got {shared} of {floor.shape[0]} rows that are in "
             "both; the floor of images against themselves is zero and says nothing"
         )
-
-
-def _distance(fake: Moments, half: float | None, real: Moments, other: Moments | None) -> dict[str, Metric]:
-    """The Frechet distance, +- half; other: the moments of as many real images, for the floor."""
-    value, n = frechet(fake, real), fake.n
-    floor = None if other is None else frechet(other, real)
-    low, high = (None, None) if half is None else (max(0.0, value - half), value + half)
-    about = f"squared Frechet distance of LeNet features, {n} samples against {real.n} real images; not an FID"
-    return {f"fd_lenet_{n}": Metric(value, floor, low, high, "", "lower", n, about)}
-
-
-def _distribution(fake: Tensor, moments: Moments, real: Tensor, other: Tensor | None) -> dict[str, Metric]:
-    """Frechet distance and PRDC of features `fake` (n, d), with their moments, against `real` (m, d), with `other`
-    (n, d) for the floors."""
-    n, m = fake.shape[0], real.shape[0]
-    against = Moments.of(real)
-    half = bootstrap_half(n, lambda rows: frechet(Moments.of(fake[rows]), against))
-    scores, k = prdc(fake, real, _NEIGHBOURS), _NEIGHBOURS
-    best = None if other is None else prdc(other, real, _NEIGHBOURS)
-    return {
-        **_distance(moments, half, against, None if other is None else Moments.of(other)),
-        "precision": share_metric(
-            scores.precision, n, best and best.precision, "higher", f"share of samples in a real image's {k}-NN ball"
-        ),
-        "recall": share_metric(
-            scores.recall, m, best and best.recall, "higher", f"share of real images in a sample's {k}-NN ball"
-        ),
-        "density": mean_metric(
-            scores.balls,
-            best and best.density,
-            "",
-            "higher",
-            f"real {k}-NN balls that a sample is in, over {k}, on average",
-        ),
-        "coverage": share_metric(
-            scores.coverage,
-            m,
-            best and best.coverage,
-            "higher",
-            f"share of real images with a sample in their {k}-NN ball",
-        ),
-    }
 
 
 def _copying(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, Metric]:
@@ -127,8 +90,8 @@ def _copying(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, Metr
     }
 
 
-def _floor_features(classifier: LeNet, floor: Tensor, reference: Tensor, n: int) -> Tensor:
-    """The features of the first n images of `floor`, which must be others than `reference`."""
+def check_floor(floor: Tensor, reference: Tensor, n: int) -> None:
+    """`floor` must hold n images or more, shaped like `reference` and others. Raises: ValueError."""
     check_images("floor", floor, tuple(reference.shape[1:]))
     if floor.shape[0] < n:
         raise ValueError(
@@ -136,7 +99,6 @@ def _floor_features(classifier: LeNet, floor: Tensor, reference: Tensor, n: int)
             f"number of rows; pass {floor.shape[0]} samples, or floor=None"
         )
     _check_disjoint(floor[:n], reference)
-    return features(classifier, floor[:n])
 
 
 def evaluate_moments(
@@ -151,14 +113,102 @@ def evaluate_moments(
     would. Of fewer than 8 parts there is none.
     """
     check_images("reference", reference, least=2)
-    total = Moments.fold(parts)
+    total, extractor = Moments.fold(parts), lenet(classifier)
+    if floor is not None:
+        check_floor(floor, reference, total.n)
     with one_thread():
-        real = Moments.of(features(classifier, reference))
-        other = None if floor is None else Moments.of(_floor_features(classifier, floor, reference, total.n))
+        real = Moments.of(extractor.features(reference))
+        other = None if floor is None else Moments.of(extractor.features(floor[: total.n]))
         half = None
         if len(parts) >= _LEAST_PARTS:
             half = bootstrap_half(len(parts), lambda rows: frechet(Moments.fold(parts[k] for k in rows.tolist()), real))
-    return _distance(total, half, real, other)
+    return distance(extractor, total, half, real, other)
+
+
+def evaluate_labels(asked: Tensor, found: Tensor, accuracy: float | None) -> dict[str, Metric]:
+    """label_agreement: asked (n,) int64, what each sample was to be; found (n, classes), a classifier's logits.
+    accuracy: the classifier's on held-out images, the floor."""
+    check_labels("labels", asked, found.shape[0], found.shape[1])
+    agreement = float((found.argmax(1) == asked.cpu()).double().mean())
+    about = "share of samples that the classifier takes for what they were asked to be"
+    return {"label_agreement": share_metric(agreement, found.shape[0], accuracy, "higher", about)}
+
+
+def evaluate_copying(
+    samples: Tensor,
+    train: Tensor,
+    held_out: Tensor,
+    seen: tuple[Tensor, Tensor, Tensor] | None = None,
+    name: str = "",
+) -> dict[str, Metric]:
+    """Are samples (n, C, H, W) nearer to the training images than unseen real ones, at least 100, are?
+
+    seen: the features of the three, and `name` the extractor's, for `authenticity` in them; its floor is what held-out
+    images have.
+
+    Returns memorisation_ratio, memorisation_fraction, and authenticity if there are features.
+    """
+    found = _copying(samples, train, held_out)
+    if seen is not None:
+        fake, known, unseen = seen
+        with one_thread():
+            share, floor = authenticity(fake, known).share, authenticity(unseen, known).share
+        about = f"share of samples whose nearest training image, in {name} features, has a nearer one than the sample"
+        found["authenticity"] = share_metric(share, fake.shape[0], floor, "higher", about)
+    return found
+
+
+def evaluate_diversity(
+    samples: Tensor, fake: Tensor, labels: Tensor | None, real: Tensor, other: Tensor, known: Tensor | None, name: str
+) -> dict[str, Metric]:
+    """How different samples of one class are, beside real images of it: in features, and as images.
+
+    samples, real: images. fake, other: their features, by the extractor `name`. labels, known: their classes, both None
+    = all are of one class. Intervals are by the spread over ten parts of the samples, where each class has 20. Returns
+    diversity_NAME and, of images of 11 pixels or more, ms_ssim_within.
+    """
+    scales = most_scales(min(samples.shape[2:]))
+    within = "of one class" if labels is not None else "of any class"
+    found: dict[str, Metric] = {}
+    with one_thread():
+        if scales:
+            about = f"mean MS-SSIM of {scales} scales of two samples {within}; what real ones have is best"
+            found["ms_ssim_within"] = _within(samples, labels, real, known, similarity(scales), "lower", about)
+        about = f"mean distance of the {name} features of two samples {within}; what real ones have is best"
+        key = f"diversity_{name}".replace("-", "_").replace(":", "_")
+        found[key] = _within(fake, labels, other, known, feature_distance, "higher", about)
+    return found
+
+
+def _within(
+    rows: Tensor,
+    labels: Tensor | None,
+    real: Tensor,
+    known: Tensor | None,
+    compare: Compare,
+    better: Literal["higher", "lower"],
+    about: str,
+) -> Metric:
+    mine, theirs = beside_real(rows, labels, real, known, compare)
+    low = high = None
+    marks = torch.zeros(rows.shape[0], dtype=torch.int64) if labels is None else labels
+    places = _places(marks)
+    kept = torch.isin(marks, torch.tensor(mine.classes))
+    if int(marks[kept].bincount()[marks[kept].unique()].min()) >= 2 * _PARTS:  # two of every class in each part
+        parts = [(places % _PARTS == k) & kept for k in range(_PARTS)]
+        values = [diversity(rows[part], marks[part], compare, pairs=_PAIRS // _PARTS).mean for part in parts]
+        half = Z * float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(_PARTS)
+        low, high = max(0.0, mine.mean - half), mine.mean + half
+    return Metric(mine.mean, theirs.mean, low, high, "", better, rows.shape[0], about)
+
+
+def _places(labels: Tensor) -> Tensor:
+    """How many rows of its class are before each row: (n,)."""
+    order = labels.argsort(stable=True)
+    counts = labels[order].bincount()
+    places = torch.empty_like(labels)
+    places[order] = torch.arange(labels.shape[0]) - (counts.cumsum(0) - counts)[labels[order]]
+    return places
 
 
 def evaluate_samples(
@@ -171,9 +221,8 @@ def evaluate_samples(
     *,
     accuracy: float | None = None,
     held_out: Tensor | None = None,
-    moments: Moments | None = None,
 ) -> dict[str, Metric]:
-    """Score generated images; every number is a function of the arguments alone.
+    """Score generated images with a classifier's features; every number is a function of the arguments alone.
 
     samples: (n, C, H, W), n >= 6, clamped to [-1, 1] first, as saving them would. labels: (n,) int64, what each was
         asked to be, or None: then there is no `label_agreement`.
@@ -182,51 +231,64 @@ def evaluate_samples(
     train: the images that the model was trained on; None leaves memorisation out.
     classifier: trained on real images. accuracy: its accuracy on held-out images, the floor of `label_agreement`.
     held_out: at least 100 real images that are not in `train`; None takes those of `reference` and `floor`.
-    moments: of the samples' features, if they are known; else they are computed here.
 
-    Returns fd_lenet_{n}, precision, recall, density, coverage, label_agreement, memorisation_ratio and
-    memorisation_fraction. ValueError names the argument that is empty, too short, not finite or of another shape.
+    Returns what `evaluate_features`, `evaluate_labels` and `evaluate_copying` do, without authenticity. ValueError
+    names the argument that is empty, too short, not finite or of another shape.
     """
-    shape = tuple(reference.shape[1:])
-    least = _NEIGHBOURS + 1  # as many as have `_NEIGHBOURS` neighbours
+    shape, extractor = tuple(reference.shape[1:]), lenet(classifier)
+    least = NEIGHBOURS + 1  # as many as have `NEIGHBOURS` neighbours
     check_images("reference", reference, least=least)
     check_images("samples", samples, shape, least=least, scaled=False)
     n = samples.shape[0]
     if labels is not None:
         check_labels("labels", labels, n, classifier.classes)
     samples = samples.clamp(-1.0, 1.0)
-    other = None
     if floor is not None:
-        other = _floor_features(classifier, floor, reference, n)
-    with one_thread():  # sums over rows must not be split by the number of cores
-        fake = features(classifier, samples)
-        result = _distribution(fake, moments or Moments.of(fake), features(classifier, reference), other)
-        if labels is not None:
-            agreement = float((logits(classifier, samples).argmax(1) == labels.cpu()).double().mean())
-            about = "share of samples that the classifier takes for what they were asked to be"
-            result["label_agreement"] = share_metric(agreement, n, accuracy, "higher", about)
-        if train is not None:
-            check_images("train", train, shape)
-            if held_out is None:
-                real = reference if floor is None else torch.cat([reference, floor])
-                held_out = _unseen(real, train)
-            result |= _copying(samples, train, held_out)
+        check_floor(floor, reference, n)
+    fake, real = see(extractor, samples), see(extractor, reference)
+    other = None if floor is None else see(extractor, floor[:n])
+    result = evaluate_features(extractor, fake, real, other)
+    if labels is not None and fake.logits is not None:
+        result |= evaluate_labels(labels, fake.logits, accuracy)
+    if train is not None:
+        check_images("train", train, shape)
+        if held_out is None:
+            held_out = _unseen(reference if floor is None else torch.cat([reference, floor]), train)
+        with one_thread():
+            result |= evaluate_copying(samples, train, held_out)
     return result
 
 
-def evaluate_reconstruction(images: Tensor, reconstructions: Tensor) -> dict[str, Metric]:
+def evaluate_reconstruction(
+    images: Tensor, reconstructions: Tensor, extractor: Extractor | None = None
+) -> dict[str, Metric]:
     """Score a codec on held-out images: both (n, C, H, W), images in [-1, 1].
 
-    Returns reconstruction_mse and reconstruction_psnr; their floors, what a lossless codec gets, are 0 and None.
+    Returns reconstruction_mse, reconstruction_psnr and, of 11 pixels or more, reconstruction_ssim and
+    reconstruction_ms_ssim; reconstruction_perceptual_NAME if there is an extractor that has maps. Their floors are what
+    a lossless codec gets, of the ratio none.
     """
-    errors = squared_errors(images, reconstructions.clamp(-1.0, 1.0))
+    decoded = reconstructions.clamp(-1.0, 1.0)
+    errors = squared_errors(images, decoded)
     mse = mean_metric(errors, 0.0, "", "lower", "mean squared error per value, images in [-1, 1]")
     about = "peak signal-to-noise ratio 10 log10(4 / mse) of the whole set"
     low, high = (None if end is None else psnr(end) for end in (mse.high, mse.low))  # a larger error, a lower ratio
-    return {
+    found = {
         "reconstruction_mse": mse,
         "reconstruction_psnr": Metric(psnr(mse.value), None, low, high, "dB", "higher", mse.n, about),
     }
+    with one_thread():
+        if scales := most_scales(min(images.shape[2:])):
+            about = "mean structural similarity, 11 x 11 window; 1 = equal"
+            found["reconstruction_ssim"] = mean_metric(ssim(images, decoded), 1.0, "", "higher", about)
+            about = f"mean structural similarity at {scales} scales; 1 = equal"
+            values = ms_ssim(images, decoded, scales=scales).values
+            found["reconstruction_ms_ssim"] = mean_metric(values, 1.0, "", "higher", about)
+        if extractor is not None and extractor.layers is not None:
+            values = perceptual_distance(extractor.maps(images), extractor.maps(decoded))
+            about = f"mean perceptual distance in {extractor.name} features, unit weights; 0 = equal"
+            found[f"reconstruction_perceptual_{extractor.key}"] = mean_metric(values, 0.0, "", "lower", about)
+    return found
 
 
 def evaluate_translation(

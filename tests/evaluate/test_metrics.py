@@ -79,7 +79,7 @@ def test_distances_grow_with_noise_blur_and_loss_of_classes(split, network):
 def test_real_digits_score_as_their_floor_and_copies_are_flagged(digits, split, network):
     samples, labels, reference, floor = split
     got = evaluate_samples(samples, labels, reference, floor, digits[0], network, accuracy=0.98)
-    assert set(got) == NAMES | {"fd_lenet_1000", "label_agreement"}
+    assert set(got) == NAMES | {"fd_lenet_1000", "kd_lenet_1000", "score_lenet", "label_agreement"}
     for name in ("precision", "recall", "density", "coverage"):
         assert got[name].value == pytest.approx(got[name].floor, abs=0.06), name
     distance = got["fd_lenet_1000"]
@@ -106,7 +106,9 @@ def test_unseen_digits_are_no_copies_and_noise_is_no_digit(digits, network):
     assert got["memorisation_fraction"].value < 0.05
     noise = torch.randn(300, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     got = evaluate_samples(noise, labels[::15], reference, floor, None, network)
-    assert set(got) == {"fd_lenet_300", "precision", "recall", "density", "coverage", "label_agreement"}
+    assert set(got) - NAMES == {"fd_lenet_300", "kd_lenet_300", "score_lenet", "label_agreement"}
+    assert got["kd_lenet_300"].low > got["kd_lenet_300"].floor
+    assert got["score_lenet"].value < 0.7 * got["score_lenet"].floor
     assert got["fd_lenet_300"].value > 20 * got["fd_lenet_300"].floor
     assert got["precision"].value < 0.6  # the largest of 300 balls reaches far: why density was invented
     assert got["density"].value < 0.2
@@ -125,7 +127,7 @@ LABELS = torch.arange(30) % 4
 
 def test_every_part_can_be_left_out():
     got = evaluate_samples(FAKE, None, REAL, None, None, LeNet(1, 4))
-    assert set(got) == {"fd_lenet_30", "precision", "recall", "density", "coverage"}
+    assert set(got) - NAMES == {"fd_lenet_30", "kd_lenet_30", "score_lenet"}
     assert all(metric.floor is None for metric in got.values())
 
 

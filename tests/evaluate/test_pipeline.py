@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from gensys.pipelines import evaluate as pipeline
+from gensys.pipelines import evaluate_images, real
 from gensys.pipelines.train import train
 from PIL import Image
+from safetensors.torch import save_file
 
 from gensys.data.sources import open_source, split
 from gensys.data.store import ArraySpec, Store
 from gensys.errors import DataError, RunError
-from gensys.evaluate.classifier import Judge
+from gensys.evaluate.classifier import Judge, weights_hash
 from gensys.nn.lenet import LeNet
 from gensys.progress import Screen
 from gensys.run import resolve
@@ -39,9 +41,18 @@ def codec(tmp_path_factory):
 
 @pytest.fixture
 def judged(monkeypatch):
+    """A classifier that was never trained, in place of the one that would be; kept as that one is."""
     torch.manual_seed(0)
-    judge = Judge(LeNet(1, 2).eval(), "ab" * 32, 0.5, 3, 57, 0, 1)
-    monkeypatch.setattr(pipeline, "judge_of", lambda source, folder: judge)
+    network = LeNet(1, 2).eval()
+    meta = {"weights": weights_hash(network), "accuracy": 0.5, "held_out": 3, "trained_on": 57, "seed": 0, "steps": 1}
+
+    def judge(source, folder):
+        folder.mkdir(exist_ok=True)
+        save_file(network.state_dict(), folder / "untrained.safetensors")
+        (folder / "untrained.json").write_text(json.dumps(meta))
+        return Judge(network, **meta)
+
+    monkeypatch.setattr(evaluate_images, "judge_of", judge)
 
 
 def samples(path, run, n, labels=True, weights="ab" * 32, knobs=None):
@@ -71,7 +82,7 @@ def test_the_protocol_counts_the_rows_that_were_used(codec, judged, tmp_path):
 
 def test_what_is_left_out_is_told(codec, judged, tmp_path):
     result = pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 60, labels=False), screen=SCREEN)
-    assert [line.split(":")[0] for line in result["left_out"]] == ["no floors", "no memorisation", "no label agreement"]
+    assert [line.split(":")[0] for line in result["left_out"]] == ["no floors", "no label agreement", "no memorisation"]
     assert not {"memorisation_ratio", "label_agreement"} & set(result["metrics"])
     assert json.loads(Path(result["file"]).read_text())["left_out"] == result["left_out"]
 
@@ -93,13 +104,13 @@ def test_a_store_is_not_scored_into_the_file_of_another(codec, judged, tmp_path)
 
 
 def test_what_cannot_be_scored_says_why(codec, judged, tmp_path, monkeypatch):
-    with pytest.raises(RunError, match=r"cannot be scored: 'reference' needs at least 6 rows"):
+    with pytest.raises(RunError, match=r"cannot be scored: 6 samples and 6 real images are the least, got 5 and 5"):
         pipeline.evaluate(samples(tmp_path / "five.zarr", codec, 5), screen=SCREEN)
 
     def damaged(*_, **__):
         raise DataError("an image cannot be read")
 
-    monkeypatch.setattr(pipeline, "evaluate_samples", damaged)
+    monkeypatch.setattr(evaluate_images, "evaluate_features", damaged)
     with pytest.raises(DataError, match=r"^an image cannot be read"):
         pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 20), screen=SCREEN)
 
@@ -131,4 +142,4 @@ def test_the_likelihood_of_held_out_rows_is_taken_where_there_is_one(codec, judg
 
 def test_a_classifier_needs_classes(tmp_path):
     with pytest.raises(RunError, match="has no classes"):
-        pipeline.judge_of(SimpleNamespace(classes=(), name="nothing"), tmp_path)
+        real.judge_of(SimpleNamespace(classes=(), name="nothing"), tmp_path)

@@ -1,0 +1,128 @@
+"""The real data that samples are held against: which rows, who judges them, and what the protocol says of them.
+
+For n samples the reference is the whole test split, filled up to n with training rows; the floor is n other real rows
+under the same protocol, which is what a perfect model would get.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gensys.pipelines.encode import source_of
+from torch import Tensor
+
+from gensys.core import Codec
+from gensys.data import order
+from gensys.data.as_stored import AsStored
+from gensys.data.joined import Joined
+from gensys.data.joined_latents import latents_in
+from gensys.data.latents import LatentSource
+from gensys.data.pairs import Pairs
+from gensys.data.quarantine import readable
+from gensys.data.source import Source
+from gensys.data.store import Store
+from gensys.engine.precision import resolve
+from gensys.errors import RunError
+from gensys.evaluate.classifier import Judge, judge
+from gensys.noise import Noise
+from gensys.run_folder import RunFolder, open_codec
+
+__all__ = ["Real", "about_data", "images", "judge_of", "protocol_of", "real_source", "shuffled"]
+
+_ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model is held against the same images
+
+
+def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
+    """The real data behind a run, and the codec between them if the run was trained on latents.
+
+    The data of latents are split as the rows of the store are that the model was trained on (see `AsStored`).
+    """
+    source = folder.spec().load().source
+    source = source.data if isinstance(source, Pairs) else source
+    latents = latents_in(source)
+    if latents is None:
+        return source, None
+    made_by = latents.store.attributes["codec"]
+    data = source_of(RunFolder(Path(made_by["run"])).spec(), made_by["data"] or None)
+    stores = source.parts if isinstance(source, Joined) else [source]
+    return AsStored.of(data, [part for part in stores if isinstance(part, LatentSource)]), open_codec(latents)
+
+
+def images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Those rows, and their labels, -1 = none."""
+    batch = source.batch(rows, Noise(0, rows))
+    return batch.x, batch.cond.get("label", torch.full_like(rows, -1))
+
+
+def shuffled(rows: Tensor) -> Tensor:
+    """The rows in a fixed random order: data sets are often sorted by class."""
+    return rows[order.rows(_ORDER_SEED, 0, len(rows), len(rows))]
+
+
+def judge_of(source: Source, folder: Path) -> Judge:
+    """The classifier of a data set, trained on its training split; kept in `folder` for the next time."""
+    if not source.classes:
+        raise RunError(f"{source.name!r} has no classes, so no classifier can be trained: use data in class subfolders")
+    parts = [part for rows in readable(source) for part in images(source, rows)]
+    try:
+        return judge(folder, *parts, classes=len(source.classes))
+    except ValueError as error:  # too few images or classes, or of a size that the network cannot see
+        raise RunError(f"no classifier can be trained on {source.name!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Real:
+    """Which real rows a number of samples is held against. floor: None = there are too few left for one."""
+
+    test: Tensor
+    train: Tensor
+    reference: Tensor
+    floor: Tensor | None
+
+    @classmethod
+    def choose(cls, source: Source, n: int) -> Real:
+        train, test = (shuffled(rows) for rows in readable(source))
+        fill = max(0, n - len(test))
+        others = train[fill : fill + n]
+        return cls(test, train, torch.cat([test[:n], train[:fill]]), others if len(others) == n else None)
+
+    def told(self) -> dict[str, str]:
+        """What the protocol says of them."""
+        tested = min(len(self.test), len(self.reference))
+        floor = None if self.floor is None else f"{len(self.floor)} other training rows, same reference"
+        return {
+            "reference": f"{tested} test rows and {len(self.reference) - tested} training rows",
+            "floor": floor or "none: too few real images",
+        }
+
+
+def _told(judged: Judge) -> str:
+    return f"lenet, sha256 {judged.weights[:16]}, held-out accuracy {judged.accuracy:.3f}"
+
+
+def about_data(source: Source) -> dict[str, Any]:
+    """What the protocol says of real data."""
+    return {"data": source.about, "data fingerprint": source.fingerprint()}
+
+
+def protocol_of(store: Store, folder: RunFolder, source: Source, judged: Judge | None, real: Real) -> dict[str, Any]:
+    """Everything that the figures depend on. source: of the real data. judged: None = no classifier took part."""
+    made_by = store.attributes
+    run, n = folder.spec().load(), len(store)
+    sampler = {name: made_by["knobs"][name] for name in sorted(run.retune)}
+    calls = folder.spec().with_knobs(made_by["knobs"]).model().evaluations
+    return {
+        "samples": n,
+        "sample ids": f"{made_by['first']}:{made_by['first'] + n}",
+        "sample seed": made_by["seed"],
+        **sampler,
+        "network calls": calls,
+        "precision": resolve(run.settings.precision),
+        "weights": f"average of relative width {run.settings.ema:g}, sha256 {made_by['weights'][:16]}",
+        **real.told(),
+        **({} if judged is None else {"classifier": _told(judged)}),
+        **about_data(source),
+    }
