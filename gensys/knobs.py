@@ -14,6 +14,10 @@ from typing import Annotated, Literal
 from torch import nn
 
 from gensys import needs, targets
+from gensys.bottlenecks.ema import EmaQuantiser
+from gensys.bottlenecks.fsq import ScalarQuantiser
+from gensys.bottlenecks.residual import ResidualQuantiser
+from gensys.bottlenecks.vq import VectorQuantiser
 from gensys.domain import Domain
 from gensys.engine.loop import Settings
 from gensys.engine.optim import Optim
@@ -70,6 +74,7 @@ __all__ = [
     "GRIDS",
     "SAMPLING",
     "SOLVERS",
+    "Codebook",
     "Network",
     "Rivals",
     "Sampling",
@@ -84,6 +89,7 @@ SolverName = Literal[
     "ancestral", "churn", "ddim", "dopri5", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "euler",
     "euler_maruyama", "heun", "multistep_consistency", "plms", "predictor_corrector", "rk4", "unipc",
 ]  # fmt: skip
+QuantiserName = Literal["ema", "gradient", "residual", "fsq"]
 GridName = Literal["uniform", "trailing", "leading", "quadratic", "cosine", "karras", "log_snr", "jumps"]
 
 SOLVERS: dict[SolverName, Solver] = {
@@ -205,6 +211,38 @@ class Styles:
 
     def penalty(self) -> Penalty | None:
         return Lazy(R1(self.r1), self.every) if self.r1 else None
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """How latents become codes."""
+
+    quantiser: QuantiserName = "ema"  # codebook by averages or gradients; residual = several in turn; fsq = rounding
+    codes: int = 256  # vectors in a codebook
+    dim: int = 16  # numbers in one of them
+    books: int = 4  # codebooks of quantiser=residual
+    levels: str = "8,6,5"  # values of every number of quantiser=fsq: their product is the number of codes
+    decay: float = 0.99  # of the moving averages
+    revive: float = 0.1  # part of a fair share of the latents below which a code is split off anew; 0 = never
+
+    def build(self) -> nn.Module:
+        """The quantiser, see `bottlenecks.vq.Quantiser`. Raises ConfigError for levels that are no numbers."""
+        if self.quantiser == "fsq":
+            return ScalarQuantiser(self._levels())
+        if self.quantiser == "gradient":
+            return VectorQuantiser(self.codes, self.dim)
+        if self.quantiser == "residual":
+            return ResidualQuantiser([self._averaged() for _ in range(self.books)])
+        return self._averaged()
+
+    def _averaged(self) -> EmaQuantiser:
+        return EmaQuantiser(self.codes, self.dim, decay=self.decay, revive=self.revive)
+
+    def _levels(self) -> tuple[int, ...]:
+        try:
+            return tuple(int(word) for word in self.levels.split(","))
+        except ValueError:
+            raise ConfigError(f"'levels' is whole numbers with commas, such as 8,6,5, got {self.levels!r}") from None
 
 
 @dataclass(frozen=True)

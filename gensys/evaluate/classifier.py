@@ -194,9 +194,7 @@ def saved(folder: Path | str, weights: str) -> LeNet:
     """The classifier in `folder` whose weights have this hash, as `judge` saved it. ValueError if there is none."""
     for described in sorted(Path(folder).glob("*.json")):
         if json.loads(described.read_text())["weights"] == weights:
-            state = load_file(described.with_suffix(".safetensors"))
-            classifier = LeNet(state["first.weight"].shape[1], state["head.weight"].shape[0])
-            classifier.load_state_dict(state)
+            classifier = LeNet.of(load_file(described.with_suffix(".safetensors")))
             if weights_hash(classifier) == weights:
                 return classifier.eval()
     raise ValueError(f"'weights': {str(folder)!r} holds no classifier whose weights have the hash {weights}")

@@ -15,7 +15,7 @@ from gensys.core import Batch, Cond, Generative, Loss, Posterior
 from gensys.noise import Noise, Stream
 from gensys.objectives.elbo import elbo
 
-__all__ = ["Autoencoder", "Reconstruction", "squared"]
+__all__ = ["Autoencoder", "Reconstruction", "absolute", "squared"]
 
 Reconstruction = Callable[[Tensor, Tensor], Tensor]
 """(decoded, x) -> the terms of -log p(x | z), up to a constant, elementwise (B, *S)."""
@@ -24,6 +24,11 @@ Reconstruction = Callable[[Tensor, Tensor], Tensor]
 def squared(decoded: Tensor, x: Tensor) -> Tensor:
     """(decoded - x)^2: a Gaussian of variance 1/2, without its constant."""
     return (decoded - x).square()
+
+
+def absolute(decoded: Tensor, x: Tensor) -> Tensor:
+    """|decoded - x|: a Laplace law of scale 1, without its constant."""
+    return (decoded - x).abs()
 
 
 class Autoencoder(Generative):
@@ -55,11 +60,15 @@ class Autoencoder(Generative):
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z).float()
 
-    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
-        posterior = self.encode(batch.x)
+    def reconstruct(self, x: Tensor, noise: Noise) -> tuple[Tensor, Loss]:
+        """What comes back of x through a latent that is drawn from its posterior, (B, *S), and the loss of that."""
+        posterior = self.encode(x)
         eps = noise.normal(tuple(posterior.mean.shape[1:]), Stream.POSTERIOR)
         decoded = self.decode(posterior.sample(eps))
-        return elbo(self.reconstruction(decoded, batch.x), posterior, self.beta)
+        return decoded, elbo(self.reconstruction(decoded, x), posterior, self.beta)
+
+    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
+        return self.reconstruct(batch.x, noise)[1]
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:

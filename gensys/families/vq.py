@@ -47,10 +47,14 @@ class VQAutoencoder(Generative):
     def _codes(self) -> Quantiser:
         return cast("Quantiser", self.quantiser)
 
-    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
-        quantised = self._codes(self.encoder(batch.x).float())
+    def reconstruct(self, x: Tensor, noise: Noise) -> tuple[Tensor, Loss]:
+        """What comes back of x through its codes, (B, *S), and the loss of that; nothing is drawn."""
+        quantised = self._codes(self.encoder(x).float())
         decoded = self.decoder(quantised.z).float()
-        return vq(self.reconstruction(decoded, batch.x), quantised, self._codes.size, self.beta)
+        return decoded, vq(self.reconstruction(decoded, x), quantised, self._codes.size, self.beta)
+
+    def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
+        return self.reconstruct(batch.x, noise)[1]
 
     def encode(self, x: Tensor) -> Codes:
         """(B, *S) -> codes (B, *quantiser.shape(grid)); a codebook that follows its latents does not follow these."""

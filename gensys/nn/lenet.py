@@ -10,6 +10,7 @@ precision of noise 0.01 instead of 1.00; a second set of real images 1.16 instea
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,8 +44,15 @@ class LeNet(nn.Module):
         self.third = nn.Linear(_CHANNELS[1] * _GRID * _GRID, self.width)
         self.head = nn.Linear(self.width, classes)
 
-    def features(self, x: Tensor) -> Tensor:
-        """The penultimate layer, (B, 64), each row of length 8, so that one feature is about 1 in size.
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> LeNet:
+        """With these weights, as `state_dict` names them. Raises KeyError and RuntimeError for those of others."""
+        net = cls(weights["first.weight"].shape[1], weights["head.weight"].shape[0])
+        net.load_state_dict(weights)
+        return net
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the two convolutions make of the images, (B, 16, H / 2, W / 2) and (B, 32, H / 4, W / 4), rounded up.
 
         ValueError for images of another shape. SiLU rather than ReLU: no feature dies, covariances keep their rank.
         """
@@ -52,10 +60,13 @@ class LeNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.channels or not all(_SMALLEST <= side <= _LARGEST for side in sides):
             wanted = f"(B, {self.channels}, {_SMALLEST}..{_LARGEST}, {_SMALLEST}..{_LARGEST})"
             raise ValueError(f"'x' must have shape {wanted}, got {tuple(x.shape)}; pad or resize the images")
-        x = functional.silu(self.first(x))
-        x = functional.max_pool2d(x, 2, ceil_mode=True)  # ceil: 28 pixels end on 4 x 4, as 32 do
-        x = functional.silu(self.second(x))
-        x = functional.max_pool2d(x, 2, ceil_mode=True)
+        first = functional.silu(self.first(x))
+        pooled = functional.max_pool2d(first, 2, ceil_mode=True)  # ceil: 28 pixels end on 4 x 4, as 32 do
+        return first, functional.silu(self.second(pooled))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The penultimate layer, (B, 64), each row of length 8, so that one feature is about 1 in size."""
+        x = functional.max_pool2d(self.maps(x)[1], 2, ceil_mode=True)
         x = functional.adaptive_avg_pool2d(x, _GRID)
         x = functional.silu(self.third(x.flatten(1)))
         return functional.normalize(x, dim=1) * math.sqrt(self.width)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import nn
 
 from gensys.bottlenecks.vq import Quantiser
+from gensys.families.autoencoder import Reconstruction, squared
 from gensys.families.vq import VQAutoencoder
 from gensys.nn.autoencoder import Decoder, Encoder, Perceptron
 
@@ -28,6 +29,7 @@ def vq_vae(
     patch: int = 2,
     tokens: int = 4,
     beta: float = 0.25,
+    reconstruction: Reconstruction = squared,
 ) -> VQAutoencoder:
     """Images (C, H, W) -> codes (H / f, W / f), f = patch 2^(depth - 1); vectors (D,) -> `tokens` codes.
 
@@ -40,7 +42,7 @@ def vq_vae(
             Perceptron(shape[0], dim * tokens, width=width, depth=depth), nn.Unflatten(1, (dim, tokens))
         )
         decoder = nn.Sequential(nn.Flatten(1), Perceptron(dim * tokens, shape[0], width=width, depth=depth))
-        return VQAutoencoder(encoder, quantiser, decoder, (tokens,), beta=beta)
+        return VQAutoencoder(encoder, quantiser, decoder, (tokens,), beta=beta, reconstruction=reconstruction)
     if len(shape) != 3:
         raise ValueError(f"'shape' must be (C, H, W) or (D,), got {shape}")
     channels, height, side = shape
@@ -54,6 +56,7 @@ def vq_vae(
         Decoder(channels, dim, widths, patch),
         (height // factor, side // factor),
         beta=beta,
+        reconstruction=reconstruction,
     )
 
 
