@@ -128,8 +128,8 @@ class Generative(nn.Module, ABC):
 
     full_precision: whether parts of it compute in float32 under autocast too, as a gradient penalty or a
     log-determinant does: they need the weights as they are, not rounded for the journey between workers.
-    second_order: whether its loss differentiates gradients: the weights must then stay in place from the forward pass
-    on, and cannot be sharded.
+    second_order: whether its loss differentiates gradients, or takes some on its way: the weights must then stay in
+    place from the forward pass on, and cannot be sharded.
     """
 
     players: tuple[str, ...] = ("model",)

@@ -108,7 +108,7 @@ def open_codes(data: str) -> tuple[Domain, LatentSource]:
     source = open_source(data)
     if not isinstance(source, LatentSource) or source.normalisation is not None:
         raise DataError(
-            f"{data!r} is {source.about}, and codes are modelled here: `gensys encode` makes them with a run of vq_vae "
-            "or vq_vae_2"
+            f"{data!r} is {source.about}, and codes are modelled here: `gensys encode` makes them with a run of "
+            "vq_vae, vq_vae_2 or vqgan"
         )
     return Domain(source, source.shape, source, None), source

@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path as File
 from typing import Annotated, Literal
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from gensys import needs, targets
@@ -26,8 +30,11 @@ from gensys.errors import ConfigError
 from gensys.families.diffusion import Sampler
 from gensys.guidance import Guidance
 from gensys.nn.dit import DiT
+from gensys.nn.features import TrainedFeatures, Wavelets
+from gensys.nn.lenet import LeNet
 from gensys.nn.mlp import MLP
 from gensys.nn.stylegan import pyramid
+from gensys.nn.translator import patch_critic
 from gensys.nn.unet import UNet
 from gensys.objectives.penalties import R1, Lazy, Penalty
 from gensys.paths import Discrete, Path
@@ -75,6 +82,7 @@ __all__ = [
     "SAMPLING",
     "SOLVERS",
     "Codebook",
+    "Likeness",
     "Network",
     "Rivals",
     "Sampling",
@@ -243,6 +251,49 @@ class Codebook:
             return tuple(int(word) for word in self.levels.split(","))
         except ValueError:
             raise ConfigError(f"'levels' is whole numbers with commas, such as 8,6,5, got {self.levels!r}") from None
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What the images of a codec are held to besides their pixels, and how the critic learns."""
+
+    perceptual: float = 3.0  # weight of the distance of features; 0 = none
+    extractor: Annotated[str, needs.PERCEPTUAL] = ""  # file of a LeNet trained here, to compare by; empty = wavelets
+    adversarial: float = 0.2  # weight of what the critic says, in multiples of the rest's gradient; 0 = no critic
+    adaptive: Annotated[bool, needs.CRITIC] = True  # whether it is such a multiple, or one of the loss as it is
+    start: Annotated[int, needs.CRITIC] = 2000  # steps before there is a critic: it undoes what is still poor
+    critic_width: Annotated[int, needs.CRITIC] = 16  # channels after its first convolution, doubled after that
+    critic_halvings: Annotated[int, needs.CRITIC] = 2  # 1, 2, 3: it looks at patches of 16, 34, 70 pixels
+    pace: Annotated[float, needs.CRITIC] = 0.1  # learning rate of the critic, in multiples of the codec's
+    momentum: float = 0.9  # how long gradients are remembered, Adam's beta1: the game is the smaller part here
+
+    def features(self, image: tuple[int, int, int]) -> nn.Module:
+        """What images are compared by. Raises ConfigError for a file that is no LeNet for such images."""
+        if self.extractor:
+            return self._trained(image)
+        return Wavelets(image[0])
+
+    def _trained(self, image: tuple[int, int, int]) -> nn.Module:
+        try:
+            net = LeNet.of(load_file(File(self.extractor).expanduser()))
+            net.maps(torch.zeros(1, *image, device="cpu"))
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"'extractor' is a file of the weights of a LeNet for images {image}, such as those that `gensys "
+                f"evaluate` leaves in RUN/judge, and {self.extractor!r} is not: {error}"
+            ) from error
+        return TrainedFeatures(net)
+
+    def critic(self, image: tuple[int, int, int]) -> nn.Module | None:
+        """The untrained critic, if there is to be one."""
+        if not self.adversarial:
+            return None
+        return patch_critic(image, width=self.critic_width, halvings=self.critic_halvings)
+
+    def settings(self, training: Training) -> Settings:
+        """For the loop: those of a game, with a learning rate that falls from the start, as suits small codecs."""
+        settings = Rivals(pace=self.pace, momentum=self.momentum).settings(training)
+        return replace(settings, optim=replace(settings.optim, warmup=50, decay=1.0))
 
 
 @dataclass(frozen=True)

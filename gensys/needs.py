@@ -13,11 +13,13 @@ from gensys.run import Needs
 __all__ = [
     "ANCESTRAL",
     "CONDITION",
+    "CRITIC",
     "DDIM",
     "DIT",
     "FOLLOWS",
     "GUIDED",
     "NETWORK",
+    "PERCEPTUAL",
     "PIXELS",
     "R1",
     "STUDENT",
@@ -57,6 +59,8 @@ DIT = Needs("net=dit, for images or latents", lambda k, source: k["net"] == "dit
 UNET = Needs("net=unet, for images or latents", lambda k, source: k["net"] == "unet" and _built(k, source))
 PIXELS = Needs("images, whose bounds are known", lambda k, source: not k["clip"] or bool(domain_of(source).bounds))
 DDIM = Needs("solver=ddim", lambda knobs, _: knobs["solver"] == "ddim")
+CRITIC = Needs("adversarial above 0", lambda knobs, _: knobs["adversarial"] != 0.0)
+PERCEPTUAL = Needs("perceptual above 0", lambda knobs, _: knobs["perceptual"] != 0.0)
 R1 = Needs("r1 above 0", lambda knobs, _: knobs["r1"] != 0.0)
 
 Dropout = Annotated[float, CONDITION]

@@ -34,6 +34,7 @@ SMALL = {
     **{"batch": "8", "precision": "fp32", "steps": "2"},
 }
 STYLES = {"data": "images", "size": "16", "width": "4", "most": "8", "mapping": "2", "latent": "8", "batch": "8"}
+PACE = "200"  # a slow critic's scores stay within +-1 for a while, where hinge has no gradient for an offset of all
 TINY = {
     "dit": {"data": "latents", "patch": "4", "batch": "8", "steps": "2", "precision": "fp32", "guidance": "2.0"},
     "edm": {
@@ -60,6 +61,10 @@ TINY = {
         "batch": "8",
         "precision": "fp32",
     },
+    "kl_gan": {
+        **{"data": "images", "size": "16", "channels": "2", "width": "8", "critic_width": "4", "critic_halvings": "1"},
+        **{"start": "0", "pace": PACE, "batch": "8", "precision": "fp32"},
+    },
     **dict.fromkeys(
         ("flow_matching", "ot_cfm", "rectified_flow"),
         {"data": "images", "size": "16", "net": "dit", "width": "16", "heads": "2", "patch": "4", "batch": "8"}
@@ -84,6 +89,10 @@ TINY = {
     },
     "vq_vae_2": {
         **{"data": "images", "size": "16", "width": "8", "codes": "8", "dim": "4", "batch": "8", "precision": "fp32"},
+    },
+    "vqgan": {
+        **{"data": "images", "size": "16", "width": "8", "codes": "8", "dim": "4", "batch": "8", "precision": "fp32"},
+        **{"critic_width": "4", "critic_halvings": "1", "start": "0", "pace": PACE},
     },
     "vq_prior": {"data": "codes", "width": "16", "depth": "2", "heads": "2", "batch": "8", "precision": "fp32"},
     "glow": {"data": "images", "size": "8", "width": "8", "levels": "2", "steps": "1", "batch": "8"},

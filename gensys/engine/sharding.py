@@ -54,8 +54,9 @@ def shard_weights(model: Generative, world: World, device: torch.device, *, bf16
     parts = [m for m in model.modules() if isinstance(m, Generative)]
     if any(part.second_order for part in parts):
         raise ConfigError(
-            "weights cannot be sharded: this model's loss has a penalty on gradients, for which they must stay in "
-            "place between two backward passes; train it without --shard-weights, or without the penalty"
+            "weights cannot be sharded: this model's loss has a penalty on gradients, or a weight that is found from "
+            "them, for which they must stay in place between two backward passes; train it without --shard-weights, or "
+            "without the penalty (adaptive=false for the weight)"
         )
     mesh = init_device_mesh(device.type, (world.size,))
     # inputs are left alone: a time rounded to bfloat16 is another time; autocast rounds what enters a product

@@ -1,12 +1,12 @@
 """The KL-regularised autoencoder of latent diffusion.
 
 Rombach, Blattmann, Lorenz, Esser and Ommer, 2021, "High-resolution image synthesis with latent diffusion models",
-arXiv:2112.10752, section 3.1 and appendix G; here without the perceptual and adversarial terms.
+arXiv:2112.10752, section 3.1 and appendix G; without the perceptual and adversarial terms that `systems.kl_gan` adds.
 """
 
 from __future__ import annotations
 
-from gensys.families.autoencoder import Autoencoder
+from gensys.families.autoencoder import Autoencoder, Reconstruction, squared
 from gensys.nn.autoencoder import Decoder, Encoder
 
 __all__ = ["kl_autoencoder"]
@@ -19,6 +19,7 @@ def kl_autoencoder(
     widths: tuple[int, ...] = (32, 64),
     patch: int = 2,
     beta: float = 1e-4,
+    reconstruction: Reconstruction = squared,
 ) -> Autoencoder:
     """Images of `shape` (C, H, W) -> latents (channels, H / f, W / f), f = patch 2^(len(widths) - 1)."""
     factor = patch * 2 ** (len(widths) - 1)
@@ -30,4 +31,5 @@ def kl_autoencoder(
         Decoder(image_channels, channels, widths, patch),
         (channels, height // factor, width // factor),
         beta=beta,
+        reconstruction=reconstruction,
     )

@@ -64,8 +64,9 @@ def images(tmp_path_factory):
         ("vq_vae", {"quantiser": "residual", "books": "2"}, (2, 4, 4), [(4, 4)] * 2),
         ("vq_vae", {"quantiser": "fsq", "levels": "20,20"}, (4, 4), [(4, 4)]),
         ("vq_vae_2", {}, (20,), [(2, 2), (4, 4)]),
+        ("vqgan", {"critic_halvings": "1", "critic_width": "4", "start": "1"}, (4, 4), [(4, 4)]),
     ],
-    ids=["codes", "residual", "scalar", "two grids"],
+    ids=["codes", "residual", "scalar", "two grids", "game"],
 )
 def test_a_prior_of_codes_draws_what_its_codec_decodes(tmp_path, images, recipe, knobs, shape, grids):
     """From training to decoded samples; in other shards, and by way of stored codes, to the same bytes."""
