@@ -257,7 +257,7 @@ class Codebook:
 class Likeness:
     """What the images of a codec are held to besides their pixels, and how the critic learns."""
 
-    perceptual: float = 3.0  # weight of the distance of features; 0 = none
+    perceptual: float = 10.0  # weight of the distance of features; 0 = none
     extractor: Annotated[str, needs.PERCEPTUAL] = ""  # file of a LeNet trained here, to compare by; empty = wavelets
     adversarial: float = 0.2  # weight of what the critic says, in multiples of the rest's gradient; 0 = no critic
     adaptive: Annotated[bool, needs.CRITIC] = True  # whether it is such a multiple, or one of the loss as it is

@@ -39,7 +39,7 @@ _MOST = 1e4  # of lambda; both are theirs
 
 
 class PerceptualCodec(Generative):
-    """codec: what is trained. features: see `objectives.perceptual.Features`, a module without parameters. critic:
+    """codec: what is trained. features: see `objectives.perceptual.Features`, a module that nobody trains. critic:
     (B, *S) -> a map of scores; None = no game, and one player.
 
     perceptual, adversarial: weights of the terms. adaptive: whether lambda is as above; else it is 1. start: steps
