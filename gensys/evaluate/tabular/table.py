@@ -54,6 +54,7 @@ def evaluate_table(
     membership_auc. ValueError names the argument that is too short, not finite or of another width, a column of numbers
     that is always the same among real rows, and a target that is not there.
     """
+    fake = rows_of("samples", samples, columns, LEAST)  # first: few samples have a small reference too
     real = rows_of("reference", reference, columns, LEAST)
     for k in of_numbers(columns):
         if np.ptp(real[:, k]) == 0.0:
@@ -61,7 +62,6 @@ def evaluate_table(
                 f"'reference' must have different values in the column {columns[k].name!r}, got {real[0, k]:g} in all "
                 f"of {len(real)} rows: leave a constant column out of the table"
             )
-    fake = rows_of("samples", samples, columns, LEAST)
     other = None if floor is None else rows_of("floor", floor, columns, len(fake))[: len(fake)]
     with threadpool_limits(1):  # sums over rows must not be split by the number of cores
         result = _columns(fake, real, other, columns) | _pairs(fake, real, other, columns)
