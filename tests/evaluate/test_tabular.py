@@ -71,6 +71,24 @@ def test_what_is_told_of_a_column():
     assert json.loads(json.dumps(told, allow_nan=False)) == told
 
 
+def test_a_pair_by_hand():
+    """Bins are those of the real numbers, and what lies beyond them is in the outermost."""
+    real, new = np.linspace(0, 10, 11), np.array([-5, 0.9, 1, 9.1, 50])
+    assert dependence.binned(new, real).tolist() == [0, 0, 1, 9, 9]
+    assert dependence.binned(real, real).tolist() == [*range(10), 9]
+    a, b = np.array([0, 0, 1, 1.0]), np.array([2, 0, 2, 2.0])
+    assert dependence.contingency(a, b, (2, 3)).tolist() == [[0.25, 0, 0.25], [0, 0, 0.5]]
+    (found,) = dependence.tables(np.stack([a, b], 1), [2, 3])
+    assert found.tolist() == [[0.25, 0, 0.25], [0, 0, 0.5]]
+    other = np.repeat([[0.0, 2.0], [1.0, 0.0]], [15, 5], 0)  # three quarters and one quarter
+    rows = np.repeat(np.stack([a, b], 1), 5, 0)
+    columns = [Column("a", ("x", "y")), Column("b", ("x", "y", "z"))]
+    got = evaluate_table(torch.tensor(rows), torch.tensor(other), None, None, None, columns, None)
+    assert got["contingency_similarity"].value == pytest.approx(1 - 0.5 * (0.25 + 0.5 + 0.25 + 0.5))
+    assert got["tv_complement"].value == pytest.approx(1 - 0.5 * (0.25 + 0.0))
+    assert got["cramers_v_difference"].value == pytest.approx(1 - dependence.cramers_v(found))
+
+
 @pytest.mark.parametrize("rho", [-0.9, 0.0, 0.6])
 def test_correlations_of_normals(rho):
     """Spearman's is 6 / pi asin(rho / 2)."""

@@ -6,6 +6,7 @@ real rows fixed and say what other samples of this model would give, but where a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -181,6 +182,7 @@ def _two_samples(samples: Rows, real: Rows, other: Rows | None, columns: Sequenc
 
 
 def _area_metric(positive: npt.NDArray[np.bool_], scores: Rows, floor: float | None, about: str) -> Metric:
+    """Less is better. positive: (n,), which rows are to be told from the others; scores: (n,)."""
     value, n = utility.area(positive, scores), len(scores)
     yes = int(positive.sum())
     return Metric(value, floor, *area_interval(value, yes, n - yes), "", "lower", n, about)
@@ -228,14 +230,14 @@ def _privacy(samples: Rows, train: Rows, held_out: Rows, columns: Sequence[Colum
     of_samples, of_train = privacy.nearest(samples, train, widths)
     of_held, _ = privacy.nearest(held_out, train, widths)
     of_new, _ = privacy.nearest(held_out, samples, widths)
-    n, middle = len(samples), float(np.median(of_held))
-    result: dict[str, Metric] = {}
+    n, result = len(samples), dict[str, Metric]()
+    middle, half = _median(of_held)
     if middle > 0.0:  # else most rows occur again, and a copy is no sign of anything
-        ratio = float(np.median(of_samples)) / middle
-        half = bootstrap_half(n, lambda rows: float(np.median(of_samples[rows.numpy()])) / middle)
-        about = (
-            f"median distance to the nearest of {len(train)} training rows, over that of {len(held_out)} unseen rows"
-        )
+        value, spread = _median(of_samples)
+        ratio = value / middle
+        half = math.hypot(spread, ratio * half) / middle  # the two medians err independently
+        about = f"median distance to the nearest of {len(train)} training rows, over that of {len(held_out)} unseen "
+        about += "rows; interval over both"
         low, high = max(0.0, ratio - half), ratio + half
         result["closest_record_ratio"] = Metric(ratio, 1.0, low, high, "", "higher", n, about)
     same, usual = (float(privacy.identical(rows, train).mean()) for rows in (samples, held_out))
@@ -246,3 +248,9 @@ def _privacy(samples: Rows, train: Rows, held_out: Rows, columns: Sequence[Colum
     about += "sample is; 0.5 = it cannot be told; interval over rows"
     result["membership_auc"] = _area_metric(member, -np.concatenate([of_train, of_new]), 0.5, about)
     return result
+
+
+def _median(distances: Rows) -> tuple[float, float]:
+    """The median of (n,), and half its interval."""
+    half = bootstrap_half(len(distances), lambda rows: float(np.median(distances[rows.numpy()])))
+    return float(np.median(distances)), half
