@@ -58,7 +58,7 @@ def evaluate(
         model = folder.model(digest=weights)
         if quick or not isinstance(model, Codec):
             raise RunError(f"{str(target)!r} has no samples yet: run `gensys sample {target}` first")
-        metrics, protocol = evaluate_codec(model, folder, source, target / "reconstructions.png", asked)
+        metrics, protocol = evaluate_codec(model, source, target / "reconstructions.png", asked)
         protocol |= {"codec": weights}
         return _written(target / "evaluation.json", metrics, protocol, [], {}, begun)
     store = Store.open(inside if is_run else target)

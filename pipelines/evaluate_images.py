@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from gensys.pipelines.encode import source_of
 from gensys.pipelines.features import Named, seen_of_real, seen_of_samples
 from gensys.pipelines.moments import images_of, read_moments
-from gensys.pipelines.real import Real, about_data, images, judge_of, protocol_of, shuffled
+from gensys.pipelines.real import Real, about_data, images, judge_of, protocol_of, reference_of, shuffled
 from torch import Tensor
 
 from gensys.core import Codec
@@ -98,7 +97,7 @@ class Subject:
 def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
     """Score samples. Raises: RunError where they cannot be, ConfigError for what does not fit."""
     store, source, n = subject.store, subject.source, len(subject.store)
-    reference = source_of(subject.folder.spec(), asked.reference) if asked.reference else source
+    reference = reference_of(source, asked.reference)
     left_out: list[str] = []
 
     def leave_out(line: str) -> None:
@@ -251,10 +250,10 @@ def evaluate_quickly(subject: Subject, screen: Screen) -> Scores:
 
 
 def evaluate_codec(
-    codec: Codec, folder: RunFolder, source: Source, picture: Path, asked: Asked
+    codec: Codec, source: Source, picture: Path, asked: Asked
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
     """Score the reconstructions of a codec's own run; the metrics and the protocol."""
-    source = source_of(folder.spec(), asked.reference) if asked.reference else source
+    source = reference_of(source, asked.reference)
     if asked.metrics and asked.metrics != ("reconstruction",):
         raise ConfigError("--metrics of a codec can only be 'reconstruction': it has no samples; leave it out")
     extractor = None if asked.features == LENET else opened(asked.features, image_shape(source))

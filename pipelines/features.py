@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gensys.pipelines.moments import images_of
-from gensys.pipelines.pool import fill
+from gensys.pipelines.pool import Pool, fill
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -76,7 +76,9 @@ class FeaturesJob:
         return work
 
 
-def seen_of_samples(samples: Store, named: Named, extractor: Extractor, *, workers: int, screen: Screen) -> Seen:
+def seen_of_samples(
+    samples: Store, named: Named, extractor: Extractor, *, workers: int, screen: Screen, pool: Pool | None = None
+) -> Seen:
     """The features of all samples, in their order; what is there already is not taken again."""
     arrays = {"features": ArraySpec((extractor.width,), "float64")}
     first = images_of(samples.read("x", np.arange(1)))
@@ -88,7 +90,7 @@ def seen_of_samples(samples: Store, named: Named, extractor: Extractor, *, worke
     place = inside(samples.where, f"digests/features-{extractor.key}-{extractor.weights[:16]}")
     store = Store.create(place, arrays, len(samples), shard, samples.config.chunk, about)
     job = FeaturesJob(str(samples.where), str(place), named)
-    fill(store, job, "features", "samples", workers=workers, screen=screen, pool=None)
+    fill(store, job, "features", "samples", workers=workers, screen=screen, pool=pool)
     rows = np.arange(len(store))
     read = {name: torch.from_numpy(store.read(name, rows)) for name in arrays}
     return Seen(read["features"], read.get("logits"))

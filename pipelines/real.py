@@ -22,7 +22,7 @@ from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource
 from gensys.data.pairs import Pairs
 from gensys.data.quarantine import readable
-from gensys.data.source import Source
+from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
 from gensys.engine.precision import resolve
 from gensys.errors import RunError
@@ -30,7 +30,7 @@ from gensys.evaluate.classifier import Judge, judge
 from gensys.noise import Noise
 from gensys.run_folder import RunFolder, open_codec
 
-__all__ = ["Real", "about_data", "images", "judge_of", "protocol_of", "real_source", "shuffled"]
+__all__ = ["Real", "about_data", "images", "judge_of", "protocol_of", "real_source", "reference_of", "shuffled"]
 
 _ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model is held against the same images
 
@@ -49,6 +49,19 @@ def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
     data = source_of(RunFolder(Path(made_by["run"])).spec(), made_by["data"] or None)
     stores = source.parts if isinstance(source, Joined) else [source]
     return AsStored.of(data, [part for part in stores if isinstance(part, LatentSource)]), open_codec(latents)
+
+
+def reference_of(source: Source, data: str | None) -> Source:
+    """What samples are held against: `data`, as a recipe takes it, or `source`, that of the run.
+
+    Raises: RunError for images of another shape.
+    """
+    if data is None:
+        return source
+    other = open_source(data, source.shape[-1])
+    if other.shape != source.shape:
+        raise RunError(f"the reference {data!r} holds data of shape {other.shape}, and samples are {source.shape}")
+    return other
 
 
 def images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from gensys.pipelines import evaluate as pipeline
 from gensys.pipelines import evaluate_images, real
+from gensys.pipelines.evaluate_images import Asked
 from gensys.pipelines.train import train
 from PIL import Image
 from safetensors.torch import save_file
 
 from gensys.data.sources import open_source, split
 from gensys.data.store import ArraySpec, Store
-from gensys.errors import DataError, RunError
+from gensys.errors import ConfigError, DataError, GensysError, RunError
 from gensys.evaluate.classifier import Judge, weights_hash
 from gensys.nn.lenet import LeNet
 from gensys.progress import Screen
@@ -143,3 +144,35 @@ def test_the_likelihood_of_held_out_rows_is_taken_where_there_is_one(codec, judg
 def test_a_classifier_needs_classes(tmp_path):
     with pytest.raises(RunError, match="has no classes"):
         real.judge_of(SimpleNamespace(classes=(), name="nothing"), tmp_path)
+
+
+def test_other_real_data_and_some_metrics_may_be_asked_for(codec, judged, tmp_path):
+    draw = np.random.default_rng(5)
+    for k in range(40):
+        (tmp_path / "others" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 40, (28, 28), np.uint8)).save(tmp_path / "others" / "cat" / f"{k}.png")
+    path = samples(tmp_path / "s.zarr", codec, 20)
+    own = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd", "labels")))
+    assert set(own["metrics"]) == {"fd_lenet_20", "label_agreement"}
+    other = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd",), reference=str(tmp_path / "others")))
+    assert other["metrics"]["fd_lenet_20"]["value"] > own["metrics"]["fd_lenet_20"]["value"]
+    assert other["protocol"]["data fingerprint"] != own["protocol"]["data fingerprint"]
+    again = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd", "labels")))
+    assert again["metrics"] == own["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (Asked(("fd", "fiddle")), "'metrics' names 'fiddle', and there are fd, kid, prdc"),
+        (Asked(features="nothing"), "features 'nothing' are unknown"),
+        (Asked(reference="small.npy"), "holds data of shape .1, 16, 16., and samples are .1, 28, 28."),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(codec, judged, tmp_path, monkeypatch, asked, told):
+    monkeypatch.chdir(tmp_path)
+    np.save("small.npy", np.zeros((20, 1, 16, 16), np.uint8))
+    with pytest.raises(GensysError, match=told):
+        pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 20), screen=SCREEN, asked=asked)
+    with pytest.raises(ConfigError, match="--metrics has no effect on --quick: leave it out"):
+        pipeline.evaluate(tmp_path / "s.zarr", screen=SCREEN, quick=True, asked=Asked(("fd",)))

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import ray
 import torch
-from gensys.pipelines import observer, shards
+from gensys.pipelines import features, observer, shards
 from gensys.pipelines.crew import Workers
 from gensys.pipelines.encode import encode
 from gensys.pipelines.pool import Pool
@@ -24,10 +24,14 @@ from gensys.pipelines.sample import sample
 from gensys.pipelines.session import Session
 from gensys.pipelines.train import train
 from PIL import Image
+from safetensors.torch import save_file
 
-from gensys.data.store import Store
+from gensys.data.store import ArraySpec, Store
 from gensys.engine.checkpoint import newest, read_state
 from gensys.errors import ConfigError, DataError, GensysError, RunError
+from gensys.evaluate.classifier import weights_hash
+from gensys.evaluate.extractors import lenet
+from gensys.nn.lenet import LeNet
 from gensys.progress import Screen
 from gensys.run import Spec, resolve
 from gensys.run_folder import RunFolder
@@ -180,6 +184,29 @@ def test_a_sample_is_the_same_in_every_range(root, tmp_path, pool, ids):
         np.testing.assert_array_equal(part[name], whole[name][ids.start : ids.stop], err_msg=name)
     assert part["id"].tolist() == list(ids)
     assert part["label"].tolist() == [k % 3 for k in ids]
+
+
+def test_features_are_the_same_for_any_number_of_workers_and_taken_once(tmp_path, pool, monkeypatch):
+    network = LeNet(1, 3).eval()
+    (tmp_path / "judge").mkdir()
+    save_file(network.state_dict(), tmp_path / "judge" / "a.safetensors")
+    (tmp_path / "judge" / "a.json").write_text(json.dumps({"weights": weights_hash(network)}))
+    named = features.Named("lenet", str(tmp_path / "judge"), weights_hash(network), (1, 28, 28))
+    seen = []
+    for name, used in (("here", None), ("there", pool)):
+        store = Store.create(tmp_path / f"{name}.zarr", {"x": ArraySpec((1, 28, 28), "uint8")}, 300, 128, 64, {})
+        x = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28), np.uint8)
+        for k in range(3):
+            store.commit(k, {"x": x[store.rows_of(k).start : store.rows_of(k).stop]})
+        store.seal({})
+        seen.append(features.seen_of_samples(store, named, lenet(network), workers=0, screen=SCREEN, pool=used))
+        monkeypatch.setattr(features.FeaturesJob, "load", None)  # nothing is taken a second time
+        again = features.seen_of_samples(store, named, lenet(network), workers=0, screen=SCREEN)
+        assert torch.equal(again.features, seen[-1].features)
+        monkeypatch.undo()
+    assert torch.equal(seen[0].features, seen[1].features)
+    assert torch.equal(seen[0].logits, seen[1].logits)
+    assert seen[0].features.shape == (300, 64)
 
 
 def test_seeds_and_labels_matter(root, tmp_path, pool):
