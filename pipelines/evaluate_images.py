@@ -21,6 +21,7 @@ from gensys.data.store import Store
 from gensys.data.unpaired import Unpaired
 from gensys.errors import ConfigError, RunError
 from gensys.evaluate.classifier import Judge
+from gensys.evaluate.clip import evaluate_clip, open_clip, open_head
 from gensys.evaluate.distribution import DISTRIBUTION, NEIGHBOURS, Seen, evaluate_features
 from gensys.evaluate.extractors import Extractor, lenet, opened
 from gensys.evaluate.metric import Metric
@@ -64,6 +65,10 @@ class Asked:
         for name in self.metrics:
             if name not in METRICS:
                 raise ConfigError(f"'metrics' names {name!r}, and there are {', '.join(METRICS)}")
+        if self.clip is None and (self.aesthetic is not None or self.prompt != Asked.prompt):
+            raise ConfigError("--aesthetic and --prompt need an encoder of images and texts: name its folder, --clip")
+        if "{}" not in self.prompt:
+            raise ConfigError(f"'prompt' must have {{}} where the name of the class belongs, got {self.prompt!r}")
 
     def require_none(self, by: str) -> None:
         """Refuse what has no effect. Raises: ConfigError, which says that of `by`."""
@@ -139,6 +144,8 @@ def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
                 metrics |= _reconstruct(subject.codec, source, picture, extractor)
             else:
                 leave_out("no reconstruction: there are no held-out images")
+        if asked.clip is not None:
+            metrics |= _clip(subject, asked, asked.clip, labels, real, reference, leave_out)
         if isinstance(source, Unpaired):
             translated, missing = _translate(store, source)
             metrics |= translated
@@ -146,6 +153,8 @@ def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
         phase.update(n)
     protocol = protocol_of(store, subject.folder, reference, judged, real)
     protocol |= {"features": f"{extractor.name}, sha256 {extractor.weights[:16]}"}
+    if asked.clip is not None:
+        protocol |= {"prompt": asked.prompt}
     return metrics, protocol, left_out
 
 
@@ -201,6 +210,28 @@ def _of_classes(
             except ValueError as error:  # no class with two rows
                 leave_out(f"no diversity: {error}")
     return found
+
+
+def _clip(
+    subject: Subject,
+    asked: Asked,
+    folder: str,
+    labels: Tensor,
+    real: Real,
+    reference: Source,
+    leave_out: Callable[[str], None],
+) -> dict[str, Metric]:
+    """Scores by an encoder of images and texts; a class is told by the prompt."""
+    head = None if asked.aesthetic is None else open_head(asked.aesthetic)
+    x, known = images(reference, real.reference)
+    names = subject.source.classes
+    texts = told = None
+    if not (names == reference.classes and names and bool((labels >= 0).all()) and bool((known >= 0).all())):
+        leave_out("no clip score: samples and real images need labels, of the same classes")
+    else:
+        texts, told = ([asked.prompt.replace("{}", names[k]) for k in some.tolist()] for some in (labels, known))
+    samples = images_of(subject.store.read("x", np.arange(len(subject.store))))
+    return evaluate_clip(open_clip(folder), samples, texts, x, told, head)
 
 
 def _copying(

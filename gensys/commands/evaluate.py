@@ -43,6 +43,9 @@ from gensys.terminal import Answer, answering, quoted
     "which gives FID; MODULE:FUNCTION, your own code.",
 )
 @click.option("--reference", metavar="DATA", help="Real images, as a recipe's data.  [default: those of the run]")
+@click.option("--clip", metavar="DIR", help="A CLIP model in a folder of yours, as transformers saves it: clip_score.")
+@click.option("--prompt", default="a photo of {}", show_default=True, help="The text of a class, {} = its name.")
+@click.option("--aesthetic", metavar="FILE", help="A linear head on that model, safetensors: aesthetic.")
 @workers_option()
 @checkpoint_option
 @quiet_option
@@ -55,6 +58,9 @@ def evaluate(
     metrics: str,
     features: str,
     reference: str | None,
+    clip: str | None,
+    prompt: str,
+    aesthetic: str | None,
     workers: int,
     checkpoint: str,
     quiet: bool,
@@ -67,7 +73,7 @@ def evaluate(
     from gensys.pipelines.evaluate_images import Asked
 
     shown, names = screen(quiet), tuple(name.strip() for name in metrics.split(",") if name.strip())
-    asked = Asked(names, features, reference, workers)
+    asked = Asked(names, features, reference, workers, clip, aesthetic, prompt)
     result = pipeline(target, checkpoint=checkpoint, screen=shown, quick=quick, bits=bits, predict=predict, asked=asked)
     return Answer(
         result,
