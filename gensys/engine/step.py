@@ -99,7 +99,9 @@ class Turns:
         these rows in the batch. Layers that draw from torch's own generator (dropout) draw other numbers in each.
         """
         seed = self._settings.seed
-        torch.manual_seed(((seed << 20) + number + (place << 52)) % (1 << 63))
+        # on a CPU only its own generator: torch.manual_seed leaves word for accelerators too, a millisecond a turn
+        seeded = torch.default_generator.manual_seed if self._device.type == "cpu" else torch.manual_seed
+        seeded(((seed << 20) + number + (place << 52)) % (1 << 63))
         with autocast(self._settings.precision, self._device):
             loss = self._model.loss(rows, Noise(seed, rows.ids, number), player)
         return loss.total, loss.terms
