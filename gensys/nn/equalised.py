@@ -2,6 +2,9 @@
 
     y = (rate / sqrt(fan in)) W x + rate b,   W ~ N(0, 1) / rate
 
+Activations of convolutions are large, and every pass over their memory counts: since c max(x, 0.2 x) is that of c x for
+c > 0, the gain of a rectifier is had by a gain of the layer before it, of which the weights are few.
+
 Karras, Aila, Laine and Lehtinen, 2017, "Progressive growing of GANs for improved quality, stability, and variation",
 arXiv:1710.10196, section 4.1.
 """
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from gensys.kernels.linear import linear
 
-__all__ = ["EqualConv", "EqualLinear", "leaky"]
+__all__ = ["GAIN", "EqualConv", "EqualLinear", "leaky", "rectified"]
 
 SLOPE = 0.2  # of the leaky rectifier below zero, in all of StyleGAN
 GAIN = math.sqrt(2.0)  # about keeps the second moment of a normal input: E leaky(x)^2 = (1 + 0.2^2) / 2
@@ -25,6 +28,11 @@ GAIN = math.sqrt(2.0)  # about keeps the second moment of a normal input: E leak
 def leaky(x: Tensor) -> Tensor:
     """sqrt(2) max(x, 0.2 x)."""
     return F.leaky_relu(x, SLOPE) * GAIN
+
+
+def rectified(x: Tensor) -> Tensor:
+    """max(x, 0.2 x), for what a layer of the gain sqrt(2) has made."""
+    return F.leaky_relu(x, SLOPE)
 
 
 class EqualLinear(nn.Module):
@@ -41,15 +49,25 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """(B, inputs, H, W) -> (B, outputs, H', W'), kernel x kernel."""
+    """(B, inputs, H, W) -> (B, outputs, H', W'), kernel x kernel. gain: of what comes out."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.scale, self.stride, self.padding = 1.0 / math.sqrt(inputs * kernel**2), stride, padding
+        self.gain, self.scale = gain, gain / math.sqrt(inputs * kernel**2)
+        self.stride, self.padding = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, stride=self.stride, padding=self.padding)
+        bias = None if self.bias is None else self.bias * self.gain
+        return F.conv2d(x, self.weight * self.scale, bias, stride=self.stride, padding=self.padding)

@@ -35,7 +35,8 @@ class Mapping(nn.Module):
     def __init__(self, latent: int, width: int, *, depth: int = 8, classes: int = 0, decay: float = 0.998) -> None:
         super().__init__()
         self.latent, self.width, self.classes, self.decay = latent, width, classes, decay
-        self.label = LabelEmbedding(classes, latent) if classes else None
+        # of unit variance, as equalised weights are: else labels turn to one direction before they are told apart
+        self.label = LabelEmbedding(classes, latent, std=1.0) if classes else None
         sizes = [latent * (2 if classes else 1), *[width] * depth]
         self.layers = nn.ModuleList(EqualLinear(inputs, outputs, rate=0.01) for inputs, outputs in pairwise(sizes))
         self.register_buffer("mean", torch.zeros(width))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gensys.core import Cond
 from gensys.nn.embed import LabelEmbedding
-from gensys.nn.equalised import EqualConv, EqualLinear, leaky
+from gensys.nn.equalised import GAIN, EqualConv, EqualLinear, leaky, rectified
 from gensys.nn.fir import BINOMIAL, Resample
 from gensys.nn.mapping import unit
 from gensys.nn.stylegan import START, levels_of
@@ -45,19 +45,22 @@ def group_deviation(x: Tensor, size: int) -> Tensor:
 
 
 class _Halving(nn.Module):
-    """(B, inputs, side, side) -> (B, outputs, side / 2, side / 2): two convolutions, beside them a linear map."""
+    """(B, inputs, side, side) -> (B, outputs, side / 2, side / 2): two convolutions, beside them a linear map.
+
+    The sum of two terms of unit variance is divided by sqrt(2), to be of unit variance again: the second convolution
+    has the gain sqrt(2) of its rectifier over this.
+    """
 
     def __init__(self, inputs: int, outputs: int, side: int) -> None:
         super().__init__()
-        self.first = EqualConv(inputs, inputs, 3, padding=1)
+        self.first = EqualConv(inputs, inputs, 3, padding=1, gain=GAIN)
         self.blur = Resample(side, BINOMIAL, padding=(2, 2))  # side + 1, of which stride 2 makes side / 2
-        self.second = EqualConv(inputs, outputs, 3, stride=2)
+        self.second = EqualConv(inputs, outputs, 3, stride=2, gain=GAIN * math.sqrt(0.5))
         self.halve = Resample(side, BINOMIAL, down=2, padding=(1, 1))
-        self.skip = EqualConv(inputs, outputs, 1, bias=False)
+        self.skip = EqualConv(inputs, outputs, 1, bias=False, gain=math.sqrt(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = leaky(self.second(self.blur(leaky(self.first(x)))))
-        return (y + self.skip(self.halve(x))) * math.sqrt(0.5)  # two terms of unit variance: of unit variance again
+        return rectified(self.second(self.blur(rectified(self.first(x))))) + self.skip(self.halve(x))
 
 
 class ResidualCritic(nn.Module):
@@ -74,19 +77,19 @@ class ResidualCritic(nn.Module):
         if len(channels) != levels + 1:
             raise ValueError(f"'channels' must be {levels + 1} numbers, one a resolution, got {tuple(channels)}")
         self.group, last = group, channels[0]
-        self.entry = EqualConv(shape[0], channels[-1], 1)
+        self.entry = EqualConv(shape[0], channels[-1], 1, gain=GAIN)
         sides = [START * 2**k for k in range(levels, 0, -1)]
         self.stages = nn.ModuleList(
             _Halving(inputs, outputs, side)
             for side, (inputs, outputs) in zip(sides, pairwise(channels[::-1]), strict=True)
         )
-        self.conv = EqualConv(last + 1, last, 3, padding=1)
+        self.conv = EqualConv(last + 1, last, 3, padding=1, gain=GAIN)
         self.dense = EqualLinear(last * START**2, last)
         self.score = EqualLinear(last, last if classes else 1)
-        self.label = LabelEmbedding(classes, last) if classes else None
+        self.label = LabelEmbedding(classes, last, std=1.0) if classes else None  # see `Mapping`
 
     def _maps(self, x: Tensor) -> list[Tensor]:
-        found = [leaky(self.entry(x))]
+        found = [rectified(self.entry(x))]
         for stage in self.stages:
             found.append(stage(found[-1]))
         return found
@@ -97,7 +100,7 @@ class ResidualCritic(nn.Module):
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
         y = self._maps(x)[-1]
-        y = leaky(self.conv(torch.cat([y, group_deviation(y, self.group)], 1)))
+        y = rectified(self.conv(torch.cat([y, group_deviation(y, self.group)], 1)))
         y = self.score(leaky(self.dense(y.flatten(1)))).float()
         if self.label is None:
             return y[:, 0]

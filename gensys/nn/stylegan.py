@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gensys.nn.equalised import EqualLinear, leaky
+from gensys.nn.equalised import GAIN, EqualLinear, rectified
 from gensys.nn.fir import BINOMIAL, Resample
 
 __all__ = [
@@ -52,13 +52,20 @@ def pyramid(shape: Sequence[int], finest: int, most: int) -> tuple[int, ...]:
 
 
 def modulated(
-    x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, up: bool = False, padding: int | None = None
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    demodulate: bool = True,
+    up: bool = False,
+    padding: int | None = None,
+    gain: float | Tensor = 1.0,
 ) -> Tensor:
     """Convolve every row with weights of its own, style_i W_oik: (B, I, H, W) -> (B, O, H', W').
 
     weight: (O, I, k, k). style: (B, I). Instead of B convolutions the input is scaled by the style and, with
     `demodulate`, the output by 1 / sqrt(sum of squares of its weights): the same product. up: a transposed convolution
-    of stride 2, without padding: 2 H + 1.
+    of stride 2, without padding: 2 H + 1. gain: of demodulated outputs, a number.
     """
     padding = weight.shape[-1] // 2 if padding is None else padding
     x = x * style[:, :, None, None]
@@ -66,7 +73,7 @@ def modulated(
     if not demodulate:
         return x
     power = style.square() @ weight.square().sum((2, 3)).T
-    return x * (power + 1e-8).rsqrt()[:, :, None, None]
+    return x * (gain * (power + 1e-8).rsqrt())[:, :, None, None]
 
 
 class _Styled(nn.Module):
@@ -82,10 +89,11 @@ class _Styled(nn.Module):
         self.blur = Resample(side + 1, 2.0 * BINOMIAL, padding=(1, 1)) if up else None
 
     def _finish(self, x: Tensor, eps: Tensor | None) -> Tensor:
+        """x: with the rectifier's gain."""
         x = x if self.blur is None else self.blur(x)
         if eps is not None:
-            x = x + self.strength * eps.view(-1, 1, self.side, self.side)
-        return leaky(x + self.bias[:, None, None])
+            x = x + (GAIN * self.strength) * eps.view(-1, 1, self.side, self.side)
+        return rectified(x + (GAIN * self.bias)[:, None, None])
 
 
 class ModulatedLayer(_Styled):
@@ -96,7 +104,7 @@ class ModulatedLayer(_Styled):
         self.affine = EqualLinear(width, inputs, bias=1.0)
 
     def forward(self, x: Tensor, w: Tensor, eps: Tensor | None) -> Tensor:
-        return self._finish(modulated(x, self.weight, self.affine(w), up=self.up), eps)
+        return self._finish(modulated(x, self.weight, self.affine(w), up=self.up, gain=GAIN), eps)
 
 
 class AdaptiveLayer(_Styled):
@@ -105,7 +113,7 @@ class AdaptiveLayer(_Styled):
     def __init__(self, inputs: int, outputs: int, side: int, width: int, *, up: bool) -> None:
         super().__init__(inputs, outputs, side, up=up)
         self.affine = EqualLinear(width, 2 * outputs)
-        self.scale = 1.0 / math.sqrt(inputs * 9)
+        self.scale = GAIN / math.sqrt(inputs * 9)
 
     def forward(self, x: Tensor, w: Tensor, eps: Tensor | None) -> Tensor:
         weight = self.weight * self.scale

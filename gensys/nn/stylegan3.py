@@ -16,10 +16,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gensys.nn.equalised import GAIN, SLOPE, EqualLinear
+from gensys.nn.equalised import GAIN, EqualLinear, rectified
 from gensys.nn.fir import RadialResample, Resample, lowpass, radial_lowpass
 from gensys.nn.stylegan import modulated
 
@@ -171,10 +170,11 @@ class AliasFreeLayer(nn.Module):
         if self.exit:
             style = style / math.sqrt(self.weight.shape[1])
             return modulated(x, self.weight, style * gain, demodulate=False) + self.bias[:, None, None]
-        x = modulated(x, self.weight, style, padding=self.kernel - 1) * gain + self.bias[:, None, None]
+        x = modulated(x, self.weight, style, padding=self.kernel - 1, gain=GAIN * gain)
+        x = x + (GAIN * self.bias)[:, None, None]
         assert self.up is not None
         assert self.down is not None
-        return self.down(F.leaky_relu(self.up(x), SLOPE) * GAIN)
+        return self.down(rectified(self.up(x)))
 
 
 class AliasFreeSynthesis(nn.Module):

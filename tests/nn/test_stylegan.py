@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from gensys.evaluate.equivariance import translation_equivariance, translations
-from gensys.nn.equalised import EqualConv, EqualLinear
-from gensys.nn.mapping import Mapping, StyleGenerator
+from gensys.nn.equalised import EqualConv, EqualLinear, leaky
+from gensys.nn.mapping import Mapping, StyleGenerator, unit
 from gensys.nn.residual_critic import ResidualCritic, group_deviation
 from gensys.nn.stylegan import AdaptiveLayer, Constant, ModulatedLayer, StyleSynthesis, levels_of, modulated, pyramid
 from gensys.nn.stylegan3 import AliasFreeLayer, AliasFreeSynthesis, Band, FourierInput, bands
@@ -68,6 +68,34 @@ def test_doubling_keeps_the_variance_of_a_slow_signal():
 
 
 @torch.no_grad()
+def test_the_critics_stages_are_those_of_the_paper():
+    """Gains of rectifiers are had by the layers before them: here they are where the paper's code has them."""
+    torch.manual_seed(0)
+    stage = ResidualCritic((1, 8, 8), (16, 8)).stages[0]
+    for conv in (stage.first, stage.second):
+        torch.nn.init.normal_(conv.bias)
+    x = torch.randn(3, 8, 8, 8)
+    y = leaky(F.conv2d(x, stage.first.weight / math.sqrt(8 * 9), stage.first.bias, padding=1))
+    y = leaky(F.conv2d(stage.blur(y), stage.second.weight / math.sqrt(8 * 9), stage.second.bias, stride=2))
+    y = (y + F.conv2d(stage.halve(x), stage.skip.weight / math.sqrt(8))) / math.sqrt(2.0)
+    torch.testing.assert_close(stage(x), y, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("up", [True, False])
+def test_a_modulated_layer_is_that_of_the_paper(up):
+    torch.manual_seed(0)
+    layer = ModulatedLayer(5, 6, 8, WIDTH, up=up)
+    torch.nn.init.normal_(layer.bias)
+    layer.strength.fill_(0.7)
+    x, w, eps = torch.randn(3, 5, 4 if up else 8, 4 if up else 8), torch.randn(3, WIDTH), torch.randn(3, 64)
+    y = modulated(x, layer.weight, layer.affine(w), up=up)
+    y = layer.blur(y) if up else y
+    wanted = leaky(y + 0.7 * eps.view(3, 1, 8, 8) + layer.bias[:, None, None])
+    torch.testing.assert_close(layer(x, w, eps), wanted, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_equalised_layers():
     """Unit variance in, unit variance out, whatever the rate; a gradient step of Adam changes outputs by rate."""
     torch.manual_seed(0)
@@ -82,6 +110,24 @@ def test_equalised_layers():
         torch.testing.assert_close(moved, torch.full_like(moved, rate), atol=1e-2, rtol=1e-2)
     conv = EqualConv(32, 64, 3, padding=1)
     assert float(conv(torch.randn(16, 32, 8, 8))[..., 1:-1, 1:-1].var()) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "build", [partial(Mapping, 16, 16, classes=10), partial(ResidualCritic, (1, 8, 8), (16, 8), classes=10)]
+)
+def test_labels_are_still_told_apart_when_all_of_them_were_pulled_one_way(build):
+    """A hundred of Adam's steps along what labels have in common, the score of the real: they are normalised, and what
+    is far below 1 at first would all point there."""
+    torch.manual_seed(0)
+    net = build()
+    optimizer = torch.optim.Adam(net.label.parameters(), lr=2e-3, betas=(0.0, 0.99))
+    for _ in range(100):
+        for p in net.label.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    labels = unit(net.label({"label": torch.arange(10)}, 10).detach())
+    cosines = (labels @ labels.T / labels.shape[1])[~torch.eye(10, dtype=torch.bool)]
+    assert abs(float(cosines.mean())) < 0.2
 
 
 def test_group_deviation():
