@@ -129,10 +129,15 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 _ROWS = 128
 
 
+def _rows(y: Tensor) -> Tensor:
+    """(*, K) as a matrix."""
+    return y.flatten(0, -2) if y.ndim > 1 else y[None]
+
+
 def _gradients(dy: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """(dx, dW, db) of x W^T + b for its gradient dy, each None unless needed."""
     dy = dy.contiguous()  # that of a sum is one number everywhere, with strides that oneDNN does not take
-    rows_dy, rows_x = (y.flatten(0, -2) if y.ndim > 1 else y[None] for y in (dy, x))
+    rows_dy, rows_x = _rows(dy), _rows(x)
     dx = _product(dy, weight.t(), None) if needed[0] else None
     dw = None
     if needed[1]:
@@ -154,14 +159,20 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (dy,) = upstream
-        x, weight, bias = ctx.saved_tensors
-        if double.wanted():
-            return tuple(double.gradients(reference, (x, weight, bias), (dy,), ctx.needs_input_grad))
+        x, weight = ctx.saved_tensors
+        if double.wanted():  # by products that torch differentiates: the definition's value is not wanted again
+            wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+            rows_dy, rows_x = _rows(dy), _rows(x)
+            return (
+                dy @ weight if wants_x else None,
+                rows_dy.t() @ rows_x if wants_weight else None,
+                rows_dy.sum(0) if wants_bias else None,
+            )
         return _gradients(dy, x, weight, ctx.needs_input_grad)
 
 
