@@ -197,13 +197,14 @@ class Styles:
 
     latent: int = 64  # numbers that a sample is made of
     styles: int = 64  # numbers of a style, w
-    mapping: int = 4  # layers from latents to styles
-    width: int = 16  # channels at the full resolution, doubled at each half after that
+    mapping: int = 2  # layers from latents to styles
+    width: int = 8  # channels at the full resolution, doubled at each half after that
     most: int = 64  # channels at any resolution, at most
-    mixing: float = 0.9  # probability that a sample has two styles in training
+    critic: Literal["residual", "strided"] = "strided"  # that of StyleGAN 2, for long runs, or that of a DCGAN
+    mixing: float = 0.0  # probability that a sample has two styles in training
     truncation: float = 1.0  # how far from the mean style samples are, relative to training; below 1: less varied
-    r1: float = 1.0  # weight of the squared gradient of the critic at data; 0 = none
-    every: Annotated[int, needs.R1] = 16  # steps from one R1 penalty to the next, which is so many times as large
+    r1: float = 0.1  # weight of the squared gradient of the critic at data; 0 = none
+    every: Annotated[int, needs.R1] = 4  # steps from one R1 penalty to the next, which is so many times as large
     pace: float = 1.0  # learning rate of the critic, in multiples of the generator's
 
     def settings(self, training: Training) -> Settings:
@@ -211,7 +212,7 @@ class Styles:
         return Rivals(pace=self.pace, momentum=0.0).settings(training)
 
     def style(self) -> Style:
-        return Style(self.latent, self.styles, self.mapping, self.mixing, self.truncation)
+        return Style(self.latent, self.styles, self.mapping, self.mixing, self.truncation, self.critic)
 
     def channels(self, image: tuple[int, int, int]) -> tuple[int, ...]:
         """Of both players at each resolution from 4 x 4 on."""

@@ -101,7 +101,7 @@ TINY = {
     "nsf": {"data": "images", "size": "4", "width": "8", "depth": "1", "steps": "1", "bins": "3", "batch": "8"},
     "stylegan": STYLES,
     "stylegan2": STYLES,
-    "stylegan3": STYLES,
+    "stylegan3": STYLES | {"critic": "residual"},
     **dict.fromkeys(
         ("gan", "wgan", "wgan_gp"),
         {"data": "images", "size": "16", "width": "8", "depth": "2", "latent": "4", "turns": "1", "batch": "8"}

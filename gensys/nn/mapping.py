@@ -78,13 +78,24 @@ class StyleGenerator(nn.Module):
 
     mixing: probability that in training a row's layers from a random one on have another latent's style. truncation:
     psi, by which styles are drawn to their mean when the model is not trained: mean + psi (w - mean), 1 = not at all.
+    bounded: whether a tanh keeps images in [-1, 1]. The papers' networks end linearly, as photographs do not mind; of
+    images that are -1 nearly everywhere a critic sees at once that a linear one's background is not flat.
     """
 
-    def __init__(self, mapping: Mapping, synthesis: Synthesis, *, mixing: float = 0.9, truncation: float = 1.0) -> None:
+    def __init__(
+        self,
+        mapping: Mapping,
+        synthesis: Synthesis,
+        *,
+        mixing: float = 0.9,
+        truncation: float = 1.0,
+        bounded: bool = False,
+    ) -> None:
         super().__init__()
         if not 0.0 <= mixing <= 1.0:
             raise ValueError(f"'mixing' is a probability, in [0, 1], got {mixing}")
         self.mapping, self.synthesis, self.mixing, self.truncation = mapping, synthesis, mixing, truncation
+        self.bounded = bounded
 
     def styles(self, z: Tensor, cond: Cond, noise: Noise) -> Tensor:
         """(B, latent) -> (B, layers, width): in training mixed, else truncated."""
@@ -106,7 +117,8 @@ class StyleGenerator(nn.Module):
     def render(self, w: Tensor, noise: Noise) -> Tensor:
         """(B, layers, width) -> images, with the noise inputs of the ids."""
         count = self.synthesis.noises
-        return self.synthesis(w, noise.normal((count,), Stream.TEXTURE) if count else None)
+        x = self.synthesis(w, noise.normal((count,), Stream.TEXTURE) if count else None)
+        return torch.tanh(x) if self.bounded else x
 
     def forward(self, z: Tensor, cond: Cond, noise: Noise) -> Tensor:
         return self.render(self.styles(z, cond, noise), noise)

@@ -79,19 +79,19 @@ def modulated(
 class _Styled(nn.Module):
     """What the layers of both versions have: doubling with a blur, noise of a learned strength, bias, rectifier."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, *, up: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, side: int, *, up: bool, texture: bool) -> None:
         super().__init__()
         self.up, self.side = up, side
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.strength = nn.Parameter(torch.zeros(1))
+        self.strength = nn.Parameter(torch.zeros(1)) if texture else None
         # the transposed convolution gives side + 1; a gain of 2 an axis makes up for the zeros that stride 2 puts in
         self.blur = Resample(side + 1, 2.0 * BINOMIAL, padding=(1, 1)) if up else None
 
     def _finish(self, x: Tensor, eps: Tensor | None) -> Tensor:
         """x: with the rectifier's gain."""
         x = x if self.blur is None else self.blur(x)
-        if eps is not None:
+        if eps is not None and self.strength is not None:
             x = x + (GAIN * self.strength) * eps.view(-1, 1, self.side, self.side)
         return rectified(x + (GAIN * self.bias)[:, None, None])
 
@@ -99,8 +99,8 @@ class _Styled(nn.Module):
 class ModulatedLayer(_Styled):
     """Version 2. (B, inputs, h, h) -> (B, outputs, side, side), h = side or half of it (`up`)."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, width: int, *, up: bool) -> None:
-        super().__init__(inputs, outputs, side, up=up)
+    def __init__(self, inputs: int, outputs: int, side: int, width: int, *, up: bool, texture: bool = True) -> None:
+        super().__init__(inputs, outputs, side, up=up, texture=texture)
         self.affine = EqualLinear(width, inputs, bias=1.0)
 
     def forward(self, x: Tensor, w: Tensor, eps: Tensor | None) -> Tensor:
@@ -110,8 +110,8 @@ class ModulatedLayer(_Styled):
 class AdaptiveLayer(_Styled):
     """Version 1: convolution, noise, rectifier, then AdaIN."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, width: int, *, up: bool) -> None:
-        super().__init__(inputs, outputs, side, up=up)
+    def __init__(self, inputs: int, outputs: int, side: int, width: int, *, up: bool, texture: bool = True) -> None:
+        super().__init__(inputs, outputs, side, up=up, texture=texture)
         self.affine = EqualLinear(width, 2 * outputs)
         self.scale = GAIN / math.sqrt(inputs * 9)
 
@@ -160,7 +160,8 @@ class StyleSynthesis(nn.Module):
     """Doubles 4 x 4 up to the image: two layers a resolution (one at 4 x 4), each with a style and noise of its own.
 
     channels: at each resolution from 4 x 4 on; as many as `levels_of(shape)` + 1. skip: images of all resolutions are
-    made, doubled and added (version 2); else one of the last features (version 1). layer: of either version.
+    made, doubled and added (version 2); else one of the last features (version 1). layer: of either version. texture:
+    whether layers have noise inputs.
     input: (w of the first layer, shift) -> (B, channels[0], 4, 4); None = a learned constant.
     """
 
@@ -172,6 +173,7 @@ class StyleSynthesis(nn.Module):
         *,
         layer: type[ModulatedLayer] | type[AdaptiveLayer] = ModulatedLayer,
         skip: bool = True,
+        texture: bool = True,
         input: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -180,10 +182,10 @@ class StyleSynthesis(nn.Module):
             raise ValueError(f"'channels' must be {levels + 1} numbers, one a resolution, got {tuple(channels)}")
         self.input = Constant(channels[0]) if input is None else input
         sides = [START * 2**k for k in range(levels + 1)]
-        self.body = nn.ModuleList([layer(channels[0], channels[0], START, width, up=False)])
+        self.body = nn.ModuleList([layer(channels[0], channels[0], START, width, up=False, texture=texture)])
         for k in range(1, levels + 1):
-            self.body.append(layer(channels[k - 1], channels[k], sides[k], width, up=True))
-            self.body.append(layer(channels[k], channels[k], sides[k], width, up=False))
+            self.body.append(layer(channels[k - 1], channels[k], sides[k], width, up=True, texture=texture))
+            self.body.append(layer(channels[k], channels[k], sides[k], width, up=False, texture=texture))
         exits = channels if skip else channels[-1:]
         self.exits = nn.ModuleList(ToImage(inputs, shape[0], width) for inputs in exits)
         self.doubles = nn.ModuleList(
@@ -192,7 +194,7 @@ class StyleSynthesis(nn.Module):
         self.sides = [side for k, side in enumerate(sides) for _ in range(2 if k else 1)]
         self.ends = range(0 if skip else 2 * levels, 2 * levels + 1, 2)  # the layers that an exit comes behind
         self.layers = 2 * levels + 2  # the exit of a resolution shares the style of the layer that comes next
-        self.noises = sum(side**2 for side in self.sides)
+        self.noises = sum(side**2 for side in self.sides) if texture else 0
 
     def forward(self, w: Tensor, eps: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         sizes = [side**2 for side in self.sides]

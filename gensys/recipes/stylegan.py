@@ -12,6 +12,7 @@ from gensys.systems.stylegan import stylegan as system
 def stylegan(
     data: str = "mnist",  # images, or a store of latents, with a side of 4, 8, 16, ...
     size: int = 32,  # side to which encoded images are cropped and scaled
+    texture: bool = False,  # whether layers add noise, at strengths that are learnt: detail that nothing determines
     styles: Styles = Styles(),  # noqa: B008 - a frozen value
     training: Training = Training(batch=32, budget="300k", lr=2e-3, precision="fp32"),  # noqa: B008
 ) -> Run:
@@ -29,6 +30,8 @@ def stylegan(
             styles.style(),
             classes=domain.classes,
             penalty=styles.penalty(),
+            texture=texture,
+            bounded=domain.bounds is not None,
         )
 
     return domain.run(model, styles.settings(training), frozenset({"truncation"}))

@@ -13,8 +13,9 @@ from gensys.systems.stylegan2 import stylegan2 as system
 def stylegan2(
     data: str = "mnist",  # images, or a store of latents, with a side of 4, 8, 16, ...
     size: int = 32,  # side to which encoded images are cropped and scaled
-    path: float = 2.0,  # weight of the path-length regulariser; 0 = none
+    path: float = 0.0,  # weight of the path-length regulariser, the paper's 2; 0 = none: for long runs
     path_every: int = 4,  # steps from one path-length penalty to the next, which is so many times as large
+    texture: bool = False,  # whether layers add noise, at strengths that are learnt: detail that nothing determines
     styles: Styles = Styles(),  # noqa: B008 - a frozen value
     training: Training = Training(batch=32, budget="300k", lr=2e-3, precision="fp32"),  # noqa: B008
 ) -> Run:
@@ -31,6 +32,8 @@ def stylegan2(
             styles.style(),
             classes=domain.classes,
             penalty=styles.penalty(),
+            texture=texture,
+            bounded=domain.bounds is not None,
             path=PathLength(path, path_every) if path else None,
         )
 

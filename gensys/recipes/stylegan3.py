@@ -14,7 +14,7 @@ def stylegan3(
     size: int = 32,  # side to which encoded images are cropped and scaled
     layers: int = 8,  # of the synthesis network; the paper's 14 are for images of 256 and more
     rotations: bool = False,  # whether images turn with their input too, not only move (version R instead of T)
-    styles: Styles = Styles(mapping=2, mixing=0.0),  # noqa: B008 - a frozen value
+    styles: Styles = Styles(),  # noqa: B008 - a frozen value
     training: Training = Training(batch=32, budget="100k", lr=2e-3, precision="fp32"),  # noqa: B008
 ) -> Run:
     """StyleGAN 3: alias-free synthesis, whose details move with what they belong to.

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gensys.families.adversarial import Adversarial
+from gensys.nn.dcgan import Given
+from gensys.nn.dcgan import critic as strided
 from gensys.nn.mapping import Mapping, StyleGenerator, Synthesis
 from gensys.nn.residual_critic import ResidualCritic
-from gensys.nn.stylegan import AdaptiveLayer, StyleSynthesis
+from gensys.nn.stylegan import AdaptiveLayer, StyleSynthesis, levels_of
 from gensys.objectives.games import non_saturating
 from gensys.objectives.path_length import PathLength
 from gensys.objectives.penalties import Penalty
@@ -24,14 +27,16 @@ __all__ = ["Style", "style_based", "stylegan"]
 
 @dataclass(frozen=True)
 class Style:
-    """How latents become styles, in all versions. latent: numbers of z. styles: of w. depth: layers of the mapping.
-    mixing, truncation: see `StyleGenerator`."""
+    """What all versions have. latent: numbers of z. styles: of w. depth: layers of the mapping. mixing, truncation: see
+    `StyleGenerator`. critic: residual = that of version 2; strided = that of a DCGAN, with which small images come in
+    minutes, see docs/adversarial.md."""
 
     latent: int = 64
     styles: int = 64
     depth: int = 8
     mixing: float = 0.9
     truncation: float = 1.0
+    critic: Literal["residual", "strided"] = "residual"
 
 
 def style_based(
@@ -43,13 +48,20 @@ def style_based(
     classes: int,
     penalty: Penalty | None,
     regulariser: PathLength | None = None,
+    bounded: bool = False,
 ) -> Adversarial:
     """The game of all versions, which differ in their synthesis. channels: of the critic at each resolution from 4 x 4
-    on. penalty: on the critic. regulariser: of the generator."""
+    on. penalty: on the critic. regulariser: of the generator. bounded: whether a tanh keeps images in [-1, 1]."""
     mapping = Mapping(style.latent, style.styles, depth=style.depth, classes=classes)
+    # it begins at half the image's side, where four times the channels cost as much
+    critic = (
+        strided(shape, width=4 * channels[-1], depth=levels_of(shape), given=Given(classes))
+        if style.critic == "strided"
+        else ResidualCritic(shape, channels, classes=classes)
+    )
     return Adversarial(
-        StyleGenerator(mapping, synthesis(), mixing=style.mixing, truncation=style.truncation),
-        ResidualCritic(shape, channels, classes=classes),
+        StyleGenerator(mapping, synthesis(), mixing=style.mixing, truncation=style.truncation, bounded=bounded),
+        critic,
         (style.latent,),
         non_saturating,
         penalty=penalty,
@@ -64,11 +76,13 @@ def stylegan(
     *,
     classes: int = 0,
     penalty: Penalty | None = None,
+    texture: bool = True,
+    bounded: bool = False,
 ) -> Adversarial:
     """Images of `shape`, (C, side, side). channels: of both players at each resolution from 4 x 4 on. penalty: on the
-    critic."""
+    critic. texture: whether layers have noise inputs. bounded: whether a tanh keeps images in [-1, 1]."""
 
     def synthesis() -> Synthesis:
-        return StyleSynthesis(shape, style.styles, channels, layer=AdaptiveLayer, skip=False)
+        return StyleSynthesis(shape, style.styles, channels, layer=AdaptiveLayer, skip=False, texture=texture)
 
-    return style_based(synthesis, shape, channels, style, classes=classes, penalty=penalty)
+    return style_based(synthesis, shape, channels, style, classes=classes, penalty=penalty, bounded=bounded)

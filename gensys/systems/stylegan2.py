@@ -26,11 +26,16 @@ def stylegan2(
     classes: int = 0,
     penalty: Penalty | None = None,
     path: PathLength | None = None,
+    texture: bool = True,
+    bounded: bool = False,
 ) -> Adversarial:
     """Images of `shape`, (C, side, side). channels: of both players at each resolution from 4 x 4 on. penalty: on the
-    critic. path: the path-length regulariser."""
+    critic. path: the path-length regulariser. texture: whether layers have noise inputs. bounded: whether a tanh keeps
+    images in [-1, 1]."""
 
     def synthesis() -> Synthesis:
-        return StyleSynthesis(shape, style.styles, channels)
+        return StyleSynthesis(shape, style.styles, channels, texture=texture)
 
-    return style_based(synthesis, shape, channels, style, classes=classes, penalty=penalty, regulariser=path)
+    return style_based(
+        synthesis, shape, channels, style, classes=classes, penalty=penalty, regulariser=path, bounded=bounded
+    )

@@ -23,7 +23,7 @@ def synthesis(version, side=16, seed=0):
     shape = (1, side, side)
     if version in ("3t", "3r"):
         return AliasFreeSynthesis(shape, WIDTH, layers=5, base=8 * side, most=8, rotations=version == "3r")
-    options = {"layer": AdaptiveLayer, "skip": False} if version == "1" else {}
+    options = {"layer": AdaptiveLayer, "skip": False} if version == "1" else {"texture": version != "2 smooth"}
     return StyleSynthesis(shape, WIDTH, pyramid(shape, 4, 8), **options)
 
 
@@ -130,6 +130,14 @@ def test_labels_are_still_told_apart_when_all_of_them_were_pulled_one_way(build)
     assert abs(float(cosines.mean())) < 0.2
 
 
+def test_bounded_images_lie_in_the_range_of_pixels():
+    noise = Noise(3, torch.arange(8))
+    z = 3.0 * noise.normal((6,), Stream.INITIAL)
+    linear, bounded = generator("2").eval(), generator("2", bounded=True).eval()
+    torch.testing.assert_close(bounded(z, {}, noise), torch.tanh(linear(z, {}, noise)))
+    assert float(linear(z, {}, noise).detach().abs().max()) > 1.0
+
+
 def test_group_deviation():
     torch.manual_seed(0)
     x = torch.randn(10, 3, 4, 4)
@@ -142,7 +150,7 @@ def test_group_deviation():
     assert torch.equal(halves, found)
 
 
-@pytest.mark.parametrize("version", ["1", "2", "3t", "3r"])
+@pytest.mark.parametrize("version", ["1", "2", "2 smooth", "3t", "3r"])
 @pytest.mark.parametrize("side", [16, 32])
 def test_doubling_the_resolution_changes_only_configuration(version, side):
     net = synthesis(version, side)

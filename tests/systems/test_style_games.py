@@ -19,6 +19,7 @@ SMALL, GIVEN = Style(latent=6, styles=8, depth=2), {"classes": 3, "penalty": Laz
 MAKE = {
     "1": lambda: stylegan(SHAPE, CHANNELS, SMALL, **GIVEN),
     "2": lambda: stylegan2(SHAPE, CHANNELS, SMALL, path=PathLength(), **GIVEN),
+    "2 strided": lambda: stylegan2(SHAPE, CHANNELS, replace(SMALL, critic="strided"), bounded=True, **GIVEN),
     "3": lambda: stylegan3(SHAPE, CHANNELS, replace(SMALL, mixing=0.0), layers=4, **GIVEN),
 }
 
