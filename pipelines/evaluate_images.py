@@ -53,12 +53,16 @@ Scores = tuple[dict[str, Metric], dict[str, Any], list[str]]
 class Asked:
     """How images are scored. metrics: some of `METRICS`, () = all. features: "lenet", the classifier that is trained on
     the data, or an extractor as `extractors.opened` has it. reference: the real data, if not the run's own, as a recipe
-    takes them. workers: who take the features of samples, 0 = this process."""
+    takes them. workers: who take the features of samples, 0 = this process. clip: the folder of an encoder of images
+    and texts, aesthetic: the file of a head on it, prompt: the text of a class, {} = its name; see evaluate/clip.py."""
 
     metrics: tuple[str, ...] = ()
     features: str = LENET
     reference: str | None = None
     workers: int = 0
+    clip: str | None = None
+    aesthetic: str | None = None
+    prompt: str = "a photo of {}"
 
     def check(self) -> None:
         """Raises: ConfigError for metrics that there are not."""
