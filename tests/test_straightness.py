@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gensys import targets
-from gensys.denoiser import Denoiser
+from gensys.denoiser import Denoiser, gaussian
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.families.latent import Latent
 from gensys.guidance import Guidance
@@ -30,13 +30,15 @@ class Field(nn.Module):
         return self.f(x, expand(t, x), expand(cond.get("label", torch.zeros(len(x))), x))
 
 
-def flow(f, shape=(3,), **options):
-    return Diffusion(Denoiser(Field(f), Linear(), targets.velocity), shape, **options)
+def flow(f, shape=(3,), base=gaussian, **options):
+    return Diffusion(Denoiser(Field(f), Linear(), targets.velocity, base=base), shape, **options)
 
 
-def test_a_constant_slope_is_straight():
+@pytest.mark.parametrize("base", [gaussian, Noise.normal])
+def test_a_constant_slope_is_straight(base):
     """All is carried by -(1, 2, 3): the cost is 14, and one step is enough."""
-    found = straightness(flow(lambda x, t, c: torch.tensor([1.0, 2.0, 3.0]).expand_as(x)), {}, NOISE, steps=7)
+    slope = flow(lambda x, t, c: torch.tensor([1.0, 2.0, 3.0]).expand_as(x), base=base)
+    found = straightness(slope, {}, NOISE, steps=7)
     torch.testing.assert_close(found.cost, torch.full((50,), 14.0).double(), rtol=1e-5, atol=0)
     torch.testing.assert_close(found.straightness, torch.zeros(50).double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(found.one_step, torch.zeros(50).double(), rtol=0, atol=1e-10)

@@ -105,7 +105,7 @@ def open_clip(folder: Path | str) -> Clip:
     Raises: ConfigError without transformers, or if the folder holds none.
     """
     try:
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import AutoTokenizer, CLIPModel  # pyright: ignore[reportMissingImports] - of an extra
     except ImportError as error:
         raise ConfigError(f"CLIP scores need transformers ({error}): pip install 'gensys[text]'") from error
     path = Path(folder)
