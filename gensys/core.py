@@ -31,6 +31,7 @@ __all__ = [
     "InLatents",
     "Loss",
     "Posterior",
+    "is_codec",
 ]
 
 Cond = Mapping[str, Tensor]
@@ -209,3 +210,11 @@ class Codec(Protocol):
     def decode(self, z: Tensor) -> Tensor:
         """(B, *Z), latents or codes (int64) -> (B, *S)."""
         ...
+
+
+def is_codec(model: Generative) -> bool:
+    """Whether a model is there for its latents, so that its reconstructions are looked at and not its samples.
+
+    A variational autoencoder encodes as well, but has a likelihood: it is a model of its data.
+    """
+    return isinstance(model, Codec) and not isinstance(model, HasLikelihood)

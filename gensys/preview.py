@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gensys.core import Codec, Generative
+from gensys.core import Codec, Generative, is_codec
 from gensys.data.source import Source
 from gensys.data.unpaired import Unpaired
 from gensys.noise import Noise
@@ -45,7 +45,7 @@ def draw(model: Generative, run: Run, path: Path) -> None:
     """Write a PNG of 40 samples; of a codec, of 20 held-in images above their reconstructions; of a translator, of 20
     held-out images, above their translations, above what comes back of these."""
     device = next(model.parameters()).device
-    if isinstance(model, Codec):
+    if isinstance(model, Codec) and is_codec(model):
         rows = run.rows[: _COLUMNS * _ROWS // 2]
         x = run.source.batch(rows, Noise(run.settings.seed, rows)).x.to(device)
         sets = [x, model.decode(model.encode(x).mode)]

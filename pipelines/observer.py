@@ -24,7 +24,7 @@ from gensys.pipelines.real import judge_of, real_source
 from gensys.pipelines.session import stand_in
 from ray.exceptions import RayActorError, RayTaskError
 
-from gensys.core import Codec, Generative
+from gensys.core import Generative, is_codec
 from gensys.data.quarantine import readable
 from gensys.engine.checkpoint import load_weights, newest
 from gensys.errors import CheckpointError, RunError
@@ -87,7 +87,7 @@ class _Looker:
     def _measure(self, model: Generative, run: Run, folder: RunFolder) -> dict[str, float]:
         """The Frechet distance of a few samples; {} for a codec and for data that are no labelled images."""
         source, _ = real_source(folder)
-        if isinstance(model, Codec) or not source.classes or len(source.shape) != 3:
+        if is_codec(model) or not source.classes or len(source.shape) != 3:
             return {}
         judged = judge_of(source, folder.path / "judge").classifier
         if self._reference is None:

@@ -24,7 +24,7 @@ from gensys.pipelines.observer import OBSERVATIONS
 from gensys.pipelines.work import ORDERS, batches, work
 
 from gensys import durable
-from gensys.core import Codec
+from gensys.core import is_codec
 from gensys.data.joined_latents import latents_in, normalisation_of
 from gensys.data.quarantine import check_quarantine, record, told, without
 from gensys.doctor import environment
@@ -121,7 +121,7 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, shard: bo
     if fresh:
         _clear(folder)
     if not folder.exists:
-        kind = "codec" if isinstance(model, Codec) else "model"
+        kind = "codec" if is_codec(model) else "model"
         folder.create(spec, {"kind": kind, "data": data, "train_rows": len(rows)})
         durable.replace(folder.path / "env.json", (json.dumps(environment(), indent=2) + "\n").encode())
         return spec

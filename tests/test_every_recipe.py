@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from gensys.catalogue import describe
-from gensys.core import Codec
+from gensys.core import Codec, is_codec
 from gensys.data.latents import columns
 from gensys.engine.checkpoint import newest
 from gensys.engine.log import read
@@ -214,6 +214,12 @@ def test_two_steps_then_the_same_model_from_the_disk(tiny, tmp_path):
     for first, second in zip(outputs(model, run), outputs(folder.model(), run), strict=True):
         assert torch.equal(first, second)
         assert first.isfinite().all()
+
+
+def test_what_is_there_for_its_latents_is_told_from_what_draws_data(tiny):
+    """A VAE encodes as well, and is looked at by its samples."""
+    spec = tiny()
+    assert is_codec(spec.model()) == (spec.recipe in {"kl_autoencoder", "kl_gan", "vq_vae", "vq_vae_2", "vqgan"})
 
 
 def test_training_moves_every_weight_of_the_players(tiny, tmp_path):
