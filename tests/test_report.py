@@ -19,7 +19,7 @@ from gensys.data.store import ArraySpec, Store
 from gensys.errors import RunError
 from gensys.report import add_trajectory, draw_trajectory, write_report
 from gensys.report.animation import columns_for
-from gensys.report.figures import curve, interval
+from gensys.report.plots import curves, interval
 from gensys.report.reading import read as contents
 from gensys.report.recipe import Places, commands
 from gensys.report.scores import compact, duration, figures, scores
@@ -395,7 +395,7 @@ def test_texts():
     ],
 )
 def test_curves_stay_in_their_frame(points):
-    svg = curve(points, EVIL)
+    svg = curves([points], EVIL)
     assert "script>" not in svg
     assert "nan" not in svg
     assert "inf" not in svg

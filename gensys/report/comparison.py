@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gensys import durable
-from gensys.report.figures import picture, scatter
+from gensys.report.figures import picture
+from gensys.report.plots import scatter
 from gensys.run import recipes
 
 __all__ = ["Row", "rows_of", "table", "write_comparison"]

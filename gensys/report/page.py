@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gensys.report.animation import columns_for
-from gensys.report.figures import Picture, curve, frames, interval, picture, sheet, spread
+from gensys.report.figures import Picture, frames, picture, sheet, spread
+from gensys.report.plots import curves, interval
 from gensys.report.reading import Contents, Gap, Samples, Training, number, read
 from gensys.report.recipe import Places, commands, timed_budget, train
 from gensys.report.scores import compact, duration, facts, figures, scores
@@ -277,7 +278,7 @@ def _curve(training: Training, name: str, *, large: bool) -> _Curve | None:
     label = f"{name}: from {first} to {last} over {points[-1][0]:,.0f} images"
     size = {"height": 220, "width": 460} if large else {"height": 96, "width": 230}
     return _Curve(
-        name.replace("_", " "), _markup(curve(points, label, linear=name == "lr", **size)), f"{first} → {last}"
+        name.replace("_", " "), _markup(curves([points], label, linear=name == "lr", **size)), f"{first} → {last}"
     )
 
 

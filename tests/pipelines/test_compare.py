@@ -12,7 +12,7 @@ from PIL import Image
 from gensys.errors import ConfigError
 from gensys.progress import Screen
 from gensys.report.comparison import rows_of, table, write_comparison
-from gensys.report.figures import scatter
+from gensys.report.plots import scatter
 from gensys.run import recipes, resolve
 
 SCREEN = Screen(quiet=True)

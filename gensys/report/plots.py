@@ -1,0 +1,187 @@
+"""Plots for the report, as inline SVG.
+
+SVG is written here by hand: its colours are the page's own (CSS), so plots follow light and dark, and a page with ten
+of them needs no plotting library and is the same text for the same numbers.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Axis", "curves", "interval", "scatter"]
+
+Point = tuple[float, float]
+
+_POINTS = 400  # of a curve: more cannot be seen at this size
+_STYLES = 6  # of lines, that the page tells apart by colour and by dashes
+_SMOOTH = 0.02  # half-width of the smoothing kernel, as a fraction of the horizontal axis
+
+
+def _nice(low: float, high: float, count: int) -> list[float]:
+    """Round numbers between two: multiples of 1, 2 or 5 times a power of ten, about `count` of them."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = min((m * power for m in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / raw)))
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _nice_log(low: float, high: float) -> list[float]:
+    """Powers of ten between two, with their doubles and quintuples where there are few of them."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [m * 10.0**p for p in powers for m in factors if low * 0.999 <= m * 10.0**p <= high * 1.001]
+        if len(ticks) >= 3:
+            break
+    return ticks if len(ticks) <= 5 else ticks[:: math.ceil(len(ticks) / 5)]
+
+
+def _short(value: float) -> str:
+    """12k, 3.5M, 0.02, 2e-05."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _smoothed(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
+    """A Gaussian average along the axis: centred, so it does not lag behind as a running average does."""
+    import numpy as np
+
+    x, y = np.asarray(xs), np.asarray(ys)
+    width = _SMOOTH * max(float(x[-1] - x[0]), 1e-12)
+    weights = np.exp(-0.5 * ((x[:, None] - x[None, :]) / width) ** 2)
+    return (weights @ y / weights.sum(1)).tolist()
+
+
+def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most about `_POINTS` points, each the mean of as many neighbours."""
+    size = math.ceil(len(points) / _POINTS)
+    blocks = [points[k : k + size] for k in range(0, len(points), size)]
+    return [(sum(x for x, _ in b) / len(b), sum(y for _, y in b) / len(b)) for b in blocks] if size > 1 else points
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where the values from low to high lie between two places of a drawing; log: their logarithms, for low > 0."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+    log: bool = False
+
+    @classmethod
+    def around(cls, values: Sequence[float], begin: float, end: float, log: bool = False) -> Axis:
+        """With some room on both sides of the values."""
+        low, high = min(values), max(values)
+        if log:
+            return cls(low / 1.3, high * 1.3, begin, end, log)
+        margin = 0.05 * (high - low) or 0.1
+        return cls(low - margin, high + margin, begin, end)
+
+    def at(self, value: float) -> float:
+        """The place of a value; of one below a logarithmic axis, its lower end; of all values, if they are one, the
+        middle."""
+        low, high, v = self.low, self.high, value
+        if self.log:
+            low, high, v = math.log(low), math.log(high), math.log(max(v, self.low))
+        return self.begin + (self.end - self.begin) * (0.5 if high == low else (v - low) / (high - low))
+
+    def ticks(self, count: int = 4) -> list[float]:
+        """Round numbers along the axis, about so many."""
+        return _nice_log(self.low, self.high) if self.log else _nice(self.low, self.high, count)
+
+
+def _opening(kind: str, width: int, height: int, title: str, fixed: bool = False) -> str:
+    size = f' width="{width}"' if fixed else ""
+    label = f'role="img" aria-label="{html.escape(title)}"'
+    return f'<svg class="{kind}" viewBox="0 0 {width} {height}"{size} {label}>'
+
+
+def curves(
+    series: Sequence[Sequence[Point]], title: str, *, height: int = 220, width: int = 460, linear: bool = False
+) -> str:
+    """An SVG of curves of (images seen, value), none of them empty, on common axes; logarithmic over a wide range.
+
+    One curve has its values faint and their average strong. Of several, the averages alone are drawn, as the lines s0,
+    s1, ... of the page's style. title: what a screen reader says; it may hold anything, it is escaped. linear: never
+    logarithmic.
+    """
+    series = [_thin(list(points)) for points in series]
+    smooth = [_smoothed([x for x, _ in points], [y for _, y in points]) for points in series]
+    ys = [y for points in series for _, y in points] if len(series) == 1 else [y for line in smooth for y in line]
+    low, high, furthest = min(ys), max(ys), max(points[-1][0] for points in series)
+    log = not linear and low > 0 and high / low > 8
+    if not log and low > 0 and low < 0.6 * high:
+        low = 0.0  # a curve that falls far is read against zero
+    left, right, top, bottom = 46, 10, 8, 22
+    across, up = Axis(0.0, furthest or 1.0, left, width - right), Axis(low, high, height - bottom, top, log)
+
+    def line(xs: Sequence[float], values: Sequence[float], name: str) -> str:
+        d = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in zip(xs, values, strict=True))
+        return f'<polyline class="{name}" points="{d}"/>'
+
+    out = [_opening("curve", width, height, title)]
+    for y in up.ticks(4 if height > 150 else 2):
+        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{up.at(y):.1f}" y2="{up.at(y):.1f}"/>')
+        out.append(f'<text x="{left - 8}" y="{up.at(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+    out += [
+        f'<text x="{across.at(x):.1f}" y="{height - 4}" text-anchor="middle">{_short(x)}</text>'
+        for x in _nice(0.0, furthest, 4)
+    ]
+    for k, (points, values) in enumerate(zip(series, smooth, strict=True)):
+        xs, name = [x for x, _ in points], "" if len(series) == 1 else f" s{k % _STYLES}"
+        if len(points) > 1:
+            out += [] if name else [line(xs, [y for _, y in points], "raw")]
+            out.append(line(xs, values, f"line{name}"))
+        out.append(f'<circle class="dot{name}" cx="{across.at(xs[-1]):.1f}" cy="{up.at(values[-1]):.1f}" r="3"/>')
+    return "".join([*out, "</svg>"])
+
+
+def interval(value: float, low: float | None, high: float | None, floor: float | None) -> str:
+    """A small SVG from zero on: the value as a dot, its interval as a bar, what real images get as an upright line."""
+    width, middle = 150, 9
+    end = max(v for v in (value, high, floor) if v is not None) * 1.06 or 1.0
+
+    across = Axis(0.0, end, 4, width - 4).at
+
+    out = [f'<svg class="interval" viewBox="0 0 {width} 18" aria-hidden="true">']
+    out.append(f'<line class="grid" x1="4" x2="{width - 4}" y1="{middle}" y2="{middle}"/>')
+    if floor is not None:
+        out.append(f'<line class="floor" x1="{across(floor):.1f}" x2="{across(floor):.1f}" y1="1" y2="17"/>')
+    if low is not None and high is not None:
+        out.append(f'<line class="bar" x1="{across(low):.1f}" x2="{across(high):.1f}" y1="{middle}" y2="{middle}"/>')
+    out.append(f'<circle class="dot" cx="{across(value):.1f}" cy="{middle}" r="3.5"/></svg>')
+    return "".join(out)
+
+
+def scatter(
+    points: Sequence[tuple[float, float, str]], across: str, up: str, *, logarithmic: bool = False, side: int = 420
+) -> str:
+    """An SVG of (x, y, name): a dot for each, its name beside it. across, up: what the axes are. logarithmic: both;
+    points that are not positive are then left out."""
+    shown = [point for point in points if not logarithmic or min(point[:2]) > 0]
+    left, right, top, bottom = 54, 90, 10, 40
+    out = [_opening("scatter", side, side, up, fixed=True)]
+    if shown:
+        xs = Axis.around([x for x, *_ in shown], left, side - right, logarithmic)
+        ys = Axis.around([y for _, y, _ in shown], side - bottom, top, logarithmic)
+        for x in xs.ticks():
+            out.append(f'<line class="grid" x1="{xs.at(x):.1f}" x2="{xs.at(x):.1f}" y1="{top}" y2="{side - bottom}"/>')
+            out.append(f'<text x="{xs.at(x):.1f}" y="{side - bottom + 14}" text-anchor="middle">{_short(x)}</text>')
+        for y in ys.ticks():
+            out.append(f'<line class="grid" x1="{left}" x2="{side - right}" y1="{ys.at(y):.1f}" y2="{ys.at(y):.1f}"/>')
+            out.append(f'<text x="{left - 6}" y="{ys.at(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+        for x, y, name in shown:
+            out.append(f'<circle class="dot" cx="{xs.at(x):.1f}" cy="{ys.at(y):.1f}" r="4"/>')
+            out.append(f'<text class="name" x="{xs.at(x) + 7:.1f}" y="{ys.at(y) + 4:.1f}">{html.escape(name)}</text>')
+    middle, name = (left + side - right) / 2, html.escape(up)
+    out.append(f'<text x="{middle:.1f}" y="{side - 8}" text-anchor="middle">{html.escape(across)}</text>')
+    out.append(f'<text transform="translate(12 {side / 2}) rotate(-90)" text-anchor="middle">{name}</text></svg>')
+    return "".join(out)
