@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,9 +42,12 @@ def returning(x: Tensor, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def draw(model: Generative, run: Run, path: Path) -> None:
+def draw(model: Generative, run: Run, path: Path) -> Tensor | None:
     """Write a PNG of 40 samples; of a codec, of 20 held-in images above their reconstructions; of a translator, of 20
-    held-out images, above their translations, above what comes back of these."""
+    held-out images, above their translations, above what comes back of these.
+
+    Returns the picture, uint8 (C, H, W); None, and nothing is written, for data that are no images.
+    """
     device = next(model.parameters()).device
     if isinstance(model, Codec) and is_codec(model):
         rows = run.rows[: _COLUMNS * _ROWS // 2]
@@ -56,5 +60,8 @@ def draw(model: Generative, run: Run, path: Path) -> None:
         sets = [model.sample(cond, noise)]
         if "image" in cond:
             sets = [cond["image"], *sets, model.sample(returning(sets[0], cond), noise)]
-    if sets[0].ndim == 4 and sets[0].shape[1] in (1, 3):
-        save_png(grid(beneath([to_uint8(images).cpu() for images in sets], _COLUMNS), _COLUMNS, scale=2), path)
+    if sets[0].ndim != 4 or sets[0].shape[1] not in (1, 3):
+        return None
+    sheet = grid(beneath([to_uint8(images).cpu() for images in sets], _COLUMNS), _COLUMNS, scale=2)
+    save_png(sheet, path)
+    return torch.from_numpy(np.atleast_3d(np.array(sheet))).permute(2, 0, 1)

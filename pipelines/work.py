@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from gensys.pipelines.pool import BLOCK, device
 from ray.exceptions import RayTaskError
+from torch import Tensor
 
 from gensys.core import Batch, Generative
 from gensys.data.joined import Joined, visits
@@ -80,8 +81,8 @@ def work(
     torch.manual_seed(run.settings.seed)  # the initial weights
     model = spec.model(run)
 
-    def preview(average: Generative, step: int) -> None:
-        draw(average, run, folder.path / "samples" / f"{step:08d}.png")
+    def preview(average: Generative, step: int) -> Tensor | None:
+        return draw(average, run, folder.path / "samples" / f"{step:08d}.png")
 
     return fit(
         model,

@@ -1,9 +1,11 @@
 """The log of a run: metrics.jsonl for programs, TensorBoard's event files for people.
 
 metrics.jsonl is the truth: one JSON object a line, in the order of steps. Resuming cuts what was logged after the
-checkpoint, so a killed and resumed run leaves the same lines as an undisturbed one, but for `seconds`, `workers` and
-`restarts`, which say how it went. What is known of a checkpoint (val_loss) has a line of its own, as checkpoints come
-by the clock.
+checkpoint, so a killed and resumed run leaves the same lines as an undisturbed one, but for `seconds`, `workers`,
+`restarts` and `peak_bytes`, which say how it went; the last is the memory that the process who logs has needed. What is
+known of a checkpoint (val_loss) has a line of its own, as checkpoints come by the clock.
+
+Pictures are in samples/ of the run folder; TensorBoard is given them as well, beside the curves.
 """
 
 from __future__ import annotations
@@ -11,8 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gensys import durable
+
+if TYPE_CHECKING:  # the log is read by those who need no torch
+    from torch import Tensor
 
 __all__ = ["Log", "last", "read"]
 
@@ -64,6 +70,10 @@ class Log:
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, image: Tensor) -> None:
+        """Show an image, uint8 (C, H, W), C = 1 or 3, in TensorBoard, under "samples"."""
+        self._board.add_image("samples", image, step)
 
     def close(self) -> None:
         self._lines.close()

@@ -28,6 +28,7 @@ from gensys.engine.checkpoint import (
     whole_tensors,
 )
 from gensys.engine.log import Log
+from gensys.engine.memory import peak_bytes
 from gensys.engine.optim import adamw, rate
 from gensys.engine.parallel import World, broadcast_weights
 from gensys.engine.posthoc import drop_after, save_snapshot
@@ -61,7 +62,7 @@ def train(
     *,
     world: World = World(),  # noqa: B008 - a frozen value
     device: torch.device = torch.device("cpu"),  # noqa: B008
-    preview: Callable[[Generative, int], None] | None = None,
+    preview: Callable[[Generative, int], Tensor | None] | None = None,
     score: Callable[[Generative], float] | None = None,
     watch: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -70,7 +71,8 @@ def train(
     """Train until the budget is spent or `stop` says so; resumes from the newest whole checkpoint in `folder`.
 
     batch(k): this worker's part of the global batch k, of which a step takes `rounds`: one, or in a game several.
-    preview(average, step): draws a grid with the averaged weights. score(average): how good they are, lower = better,
+    preview(average, step): draws a grid with the averaged weights, and returns it for the log, uint8 (C, H, W), or None
+    for data that cannot be shown. score(average): how good they are, lower = better,
     asked on worker 0 whenever a checkpoint is due, while the others wait; it is logged as `val_loss`, kept in the
     checkpoint, and the best checkpoint stays on the disk.
 
@@ -133,8 +135,8 @@ def train(
     lr, bad = 0.0, 0  # bad: steps skipped just now, one after the other
     try:
         with Saver(folder / "checkpoints", settings.keep) as saver:
-            if chief and preview and state.step == 0:
-                preview(shown, 0)
+            if log and preview and state.step == 0:
+                _show(log, preview(shown, 0), 0)
             while not state.finished:
                 saver.check()
                 wishes = stop is not None and stop(), saver.busy
@@ -152,7 +154,7 @@ def train(
                         shown.load_state_dict(weights)
 
                 clocks = {"images": state.images, "seconds": round(seconds, 3)}
-                clocks |= {"workers": world.size, "restarts": world.restarts}
+                clocks |= {"workers": world.size, "restarts": world.restarts, "peak_bytes": peak_bytes()}
                 every = state.step % settings.log_every == 0 or state.step == 1 or state.finished
                 if log and every and state.step > logged:
                     logged = state.step
@@ -178,8 +180,8 @@ def train(
                         saver.save(tensors, state)
                 if picturing:
                     pictured = fraction
-                if picturing and chief and preview:
-                    preview(shown, state.step)  # after saving: a picture that fails must not cost the weights
+                if picturing and log and preview:  # after saving: a picture that fails must not cost the weights
+                    _show(log, preview(shown, state.step), state.step)
                 if leaving:
                     break
 
@@ -199,6 +201,11 @@ def train(
         if log:
             log.close()
     return state
+
+
+def _show(log: Log, picture: Tensor | None, step: int) -> None:
+    if picture is not None:
+        log.picture(step, picture)
 
 
 def _finite(value: float | None) -> float | None:

@@ -24,7 +24,7 @@ __all__ = ["write_report"]
 
 _STRIP = 6  # pictures of the progress
 _STILLS = 8  # of the animation
-_NO_CURVE = {"step", "images", "seconds", "workers", "restarts"}
+_NO_CURVE = {"step", "images", "seconds", "workers", "restarts", "peak_bytes"}
 
 
 def write_report(folder: Path) -> Path:

@@ -26,7 +26,7 @@ __all__ = ["Verdict", "gensys", "here", "leftovers", "made", "prepare", "small_d
 SHARD = 64
 SHARDS = 79  # of the 5,000 images, and of as many samples
 HERE = Path(__file__).parent
-HOW_IT_WENT = ("seconds", "workers", "restarts")
+HOW_IT_WENT = ("seconds", "workers", "restarts", "peak_bytes")
 RAY = {
     # Ray's own patience with a coordinator that is gone is a minute
     "RAY_gcs_rpc_server_reconnect_timeout_s": "6",

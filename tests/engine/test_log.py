@@ -1,8 +1,13 @@
 """metrics.jsonl: what a kill tears is left out, and resuming cuts what came after the checkpoint."""
 
+import io
 import json
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gensys.engine.log import Log, last, read
 
@@ -64,3 +69,19 @@ def test_a_damaged_line_is_left_out(tmp_path, damage):
     assert [line["step"] for line in read(tmp_path)] == [1, 3]
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], damage, b""]))
     assert last(tmp_path) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tensorboard_is_given_curves_and_pictures(tmp_path, channels):
+    picture = torch.arange(channels * 20, dtype=torch.uint8).reshape(channels, 4, 5)
+    log = Log(tmp_path, 0)
+    log.write(1, {"loss": 0.5})
+    log.picture(1, picture)
+    log.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 0.5)]
+    (event,) = board.Images("samples")
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+        shown = np.asarray(image.convert("RGB"))
+    assert event.step == 1
+    assert (shown == picture.expand(3, 4, 5).permute(1, 2, 0).numpy()).all()

@@ -13,12 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from gensys.core import Batch, Generative, Loss
 from gensys.data import order
 from gensys.engine.checkpoint import newest, read_state
 from gensys.engine.loop import Budget, Settings, train
+from gensys.engine.memory import peak_bytes
 from gensys.engine.optim import Optim
 from gensys.errors import ConfigError, TrainingError
 from gensys.noise import Noise, Stream
@@ -110,7 +112,7 @@ def fit(folder, kind=Gauss, stop_after=None, **options):
 
 def lines(folder):
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
+    return [{name: value for name, value in line.items() if name not in ("seconds", "peak_bytes")} for line in found]
 
 
 def tensors(folder):
@@ -375,6 +377,25 @@ def test_previews_come_at_the_start_and_at_even_parts(tmp_path):
     assert drawn[0] == 0
     assert drawn[-1] == 40
     assert len(drawn) == 5
+
+
+def test_previews_are_shown_in_tensorboard(tmp_path):
+    settings = Settings(10, Budget(images=400), CONSTANT, precision="fp32", previews=4)
+    drawn = []
+
+    def preview(average, step):
+        drawn.append(step)
+        return torch.full((1, 4, 4), step, dtype=torch.uint8)
+
+    train(Gauss(), batches(settings), settings, tmp_path, preview=preview)
+    board = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
+    assert [event.step for event in board.Images("samples")] == drawn
+
+
+def test_the_memory_of_the_process_is_logged(tmp_path):
+    fit(tmp_path)
+    peaks = [json.loads(line)["peak_bytes"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(50 << 20 < peak < peak_bytes() + (1 << 20) for peak in peaks)  # the kernel counts in batches of pages
 
 
 def test_the_last_step_is_logged_with_the_rate_it_was_trained_at(tmp_path):

@@ -383,7 +383,7 @@ def tensors(folder):
     return {file.name: file.read_bytes() for file in at.glob("*.safetensors")}
 
 
-HOW = ("seconds", "workers", "restarts")  # it went, which may differ
+HOW = ("seconds", "workers", "restarts", "peak_bytes")  # it went, which may differ
 
 
 def lines(folder):
