@@ -35,7 +35,7 @@ def read(folder):
 def test_a_whole_run(tmp_path):
     text, page = read(whole(tmp_path / "demo"))
     ids = {attrs.get("id") for attrs in page.all("section")}
-    assert ids == {"samples", "sampling", "metrics", "reconstructions", "progress", "curves", "times", "again"}
+    assert ids == {"samples", "sampling", "metrics", "reconstructions", "progress", "curves", "times", "data", "again"}
     assert {a["href"] for a in page.all("a")} == {f"#{name}" for name in ids}
     assert "4 × floor" in page.words  # 200 over 50
     assert "90.0 %" in page.words
@@ -200,7 +200,9 @@ def test_a_codec_shows_reconstructions_and_misses_no_samples(tmp_path):
     _, page = read(make(tmp_path / "codec", recipe="kl_autoencoder", codec=True))
     assert "made of them at step 800" in page.words
     assert "gensys sample" not in page.words
-    assert {"reconstructions", "progress", "curves", "again", "gaps"} == {s["id"] for s in page.all("section")}
+    assert {"reconstructions", "progress", "curves", "times", "data", "again", "gaps"} == {
+        s["id"] for s in page.all("section")
+    }
 
 
 @pytest.mark.parametrize("kind", ["codec", "model"])

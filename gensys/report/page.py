@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gensys.report.animation import columns_for
+from gensys.report.card import data_card, data_of
+from gensys.report.cost import costs, stages
 from gensys.report.figures import Picture, frames, picture, sheet, spread
 from gensys.report.plots import curves, interval
 from gensys.report.reading import Contents, Gap, Samples, Training, number, read
 from gensys.report.recipe import Places, commands, timed_budget, train
 from gensys.report.scores import compact, duration, facts, figures, scores
+from gensys.report.templates import markup, rendered
 from gensys.run import recipes
 
 if TYPE_CHECKING:
@@ -27,17 +27,21 @@ _STILLS = 8  # of the animation
 _NO_CURVE = {"step", "images", "seconds", "workers", "restarts", "peak_bytes"}
 
 
-def write_report(folder: Path) -> Path:
-    """Write folder/report.html, one file that needs nothing else, and return its path.
+def write_report(folder: Path, out: Path | None = None, *, refresh: int = 0) -> Path:
+    """Write folder/report.html, or `out`, one file that needs nothing else, and return its path.
+
+    refresh: after how many seconds a browser is to load the page anew, for one who watches; 0 = never.
 
     Reads, each if it is there: run.json (needed), env.json, metrics.jsonl, samples/*.png, samples.zarr, trajectory.png,
     reconstructions.png, evaluation.json, stages.json, and the codec's run in folder/codec or where the latents name it.
     The same files give the same page, but for the date at its foot. Raises RunError if `folder` is no run.
     """
-    text = _page(read(folder))
-    part = folder / "report.html.part"
+    out = out or folder / "report.html"
+    text = _page(read(folder), refresh)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
     part.write_text(text, encoding="utf-8")
-    return part.replace(folder / "report.html")
+    return part.replace(out)
 
 
 def _sentence(recipe: str) -> str:
@@ -46,41 +50,36 @@ def _sentence(recipe: str) -> str:
     return "" if entry is None else entry.help.replace("`", "")
 
 
-def _page(found: Contents) -> str:
-    import jinja2
-
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("gensys", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html.j2")
+def _page(found: Contents, refresh: int) -> str:
     places, run = Places(found), found.run
     reconstructions = _reconstructions(found)  # pictures first: a damaged one is a gap, told at the end
     strip, animation = _strip(found), _animation(found)
     codec = found.codec
-    seconds, stages = _stages(found)
+    seconds, bars = stages(found)
     metrics = {} if found.evaluation is None else found.evaluation["metrics"]
     rows = scores(metrics)
     environment = [fact for name, value in found.environment.items() for fact in facts({name: value})]
-    return template.render(
+    return rendered(
+        "report.html.j2",
+        refresh=refresh,
         name=run.path.resolve().name,
         recipe=Path(places(run.document.get("recipe", "unknown recipe"))).name,
         sentence=_sentence(str(run.document.get("recipe"))),
         data=_data(found, places),
         state=_state(run),
-        figures=figures(metrics, seconds, bool(stages)),
+        figures=figures(metrics, seconds, bool(bars)),
         grid=None if found.samples is None else _grid(found.samples),
         animation=animation,
         reconstructions=reconstructions,
         strip=strip,
         is_codec=run.is_codec,
         trainings=[_curves(t, title) for t, title in ((codec, "Codec"), (run, "Model")) if t is not None and t.log],
-        scores=[(row, None if row.plot is None else _markup(interval(*row.plot))) for row in rows],
+        scores=[(row, None if row.plot is None else markup(interval(*row.plot))) for row in rows],
         protocol=[] if found.evaluation is None else list(facts(_shown(found.evaluation.get("protocol"), places))),
         scoring=None if found.evaluation is None else number(found.evaluation.get("seconds")),
-        stages=stages,
+        card=data_card(found, places),
+        costs=costs(found),
+        stages=bars,
         total=None if seconds is None else duration(seconds),
         environment=environment,
         knobs=[(title, _knobs(t, places)) for t, title in ((codec, "Codec"), (run, "Model")) if t is not None],
@@ -89,23 +88,7 @@ def _page(found: Contents) -> str:
         gaps=[
             Gap(g.what, places(g.why), g.remedy or train(run, places(run.path.resolve()), places)) for g in found.gaps
         ],
-        version=_version(),
-        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-
-
-def _markup(svg: str) -> Markup:
-    """SVG of figures.py, which escapes what it is given."""
-    from markupsafe import Markup
-
-    return Markup(svg)
-
-
-def _version() -> str:
-    try:
-        return version("gensys")
-    except PackageNotFoundError:  # the source tree, not installed
-        return "of an unknown version"
 
 
 def _shown(value: Any, places: Places) -> Any:
@@ -119,12 +102,11 @@ def _shown(value: Any, places: Places) -> Any:
 
 def _data(found: Contents, places: Places) -> str:
     """What it was trained on, in the words of the source; a model of latents is told by its codec's images."""
-    document = (found.codec or found.run).document
-    data = document.get("data")
-    about = str(data.get("about", "")) if isinstance(data, dict) else ""
+    data = data_of(found.codec or found.run)
+    about = str(data.get("about", ""))
     rows = number(found.run.document.get("train_rows"))
     trained = "" if rows is None else f"Trained on {rows:,.0f} of "
-    quarantined = data.get("quarantined") if isinstance(data, dict) else None
+    quarantined = data.get("quarantined")
     damaged = f"; {len(quarantined):,} rows that cannot be read are left out" if isinstance(quarantined, list) else ""
     return f"{trained}{places(about)}{damaged}" if about else ""
 
@@ -278,36 +260,5 @@ def _curve(training: Training, name: str, *, large: bool) -> _Curve | None:
     label = f"{name}: from {first} to {last} over {points[-1][0]:,.0f} images"
     size = {"height": 220, "width": 460} if large else {"height": 96, "width": 230}
     return _Curve(
-        name.replace("_", " "), _markup(curves([points], label, linear=name == "lr", **size)), f"{first} → {last}"
+        name.replace("_", " "), markup(curves([points], label, linear=name == "lr", **size)), f"{first} → {last}"
     )
-
-
-# --------------------------------------------------------------------------------------------------------------- stages
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A bar of the time line; left and width in per cent of the total."""
-
-    name: str
-    seconds: str
-    detail: str
-    left: float
-    width: float
-
-
-def _stages(found: Contents) -> tuple[float | None, list[_Stage]]:
-    """The total and the bars. Without stages.json there are no bars, and the total is the training that was logged."""
-    timed: list[tuple[Mapping[str, Any], float]] = [
-        (s, seconds) for s in found.stages if (seconds := number(s.get("seconds"))) is not None and seconds >= 0
-    ]
-    if not timed:
-        known = [t.seconds for t in (found.codec, found.run) if t is not None and t.seconds is not None]
-        return (sum(known) if known else None), []
-    total, begun, bars = sum(s for _, s in timed), 0.0, []
-    for stage, seconds in timed:
-        share = 100 / total if total > 0 else 0.0
-        name, detail = str(stage.get("stage", "")), str(stage.get("detail") or "")
-        bars.append(_Stage(name, duration(seconds), detail, round(begun * share, 2), round(seconds * share, 2)))
-        begun += seconds
-    return total, bars

@@ -69,6 +69,11 @@ class Training:
         return next((s for line in reversed(self.log) if (s := number(line.get("seconds"))) is not None), None)
 
     @property
+    def peak_bytes(self) -> float | None:
+        """The most memory that the process that logs has needed; None of a run that is older than this line."""
+        return max((b for line in self.log if (b := number(line.get("peak_bytes"))) is not None), default=None)
+
+    @property
     def images(self) -> int | None:
         """Rows seen, as logged; the newest checkpoint knows it better, since the log has a line only now and then."""
         last = [number(self.state.get("images")), *(number(line.get("images")) for line in reversed(self.log))]
