@@ -40,8 +40,13 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[scheme], media="print" if print_ else "screen")
         self._events.clear()
         self.ask("Page.navigate", url=path.resolve().as_uri())
-        while "Page.loadEventFired" not in self._events:
+        self.wait("Page.loadEventFired")
+
+    def wait(self, event: str) -> None:
+        """Until there has been such an event since the last wait."""
+        while event not in self._events:
             self._read()
+        self._events.clear()
 
     def see(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""

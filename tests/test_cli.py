@@ -469,11 +469,28 @@ def test_evaluate(here, calls):
 
 
 def test_report(here, monkeypatch):
+    noted = []
+
+    def page(name):
+        def call(folder, *options):
+            noted.append((name, folder, *options))
+            return options[0] if options and options[0] else Path("report.html")
+
+        return call
+
     fake = ModuleType("gensys.report")
-    vars(fake)["add_trajectory"] = lambda folder: None
-    vars(fake)["write_report"] = lambda folder: folder / "report.html"
+    vars(fake).update({name: page(name) for name in ("add_trajectory", "write_report", "write_reports", "watch")})
     monkeypatch.setitem(sys.modules, "gensys.report", fake)
     assert ask("report", ".").stdout == f"{here}/report.html\n"
+    assert noted == [("add_trajectory", Path(".")), ("write_report", Path("."), None)]
+    noted.clear()
+    assert ask("report", ".", "--out", "p.html", "--watch", "5").stdout == f"{here}/p.html\n"
+    assert noted[0] == ("watch", Path("."), 5.0, Path("p.html"))
+    assert noted[-1] == ("write_report", Path("."), Path("p.html"))
+    noted.clear()
+    ask("report", ".", "..")
+    assert noted == [("write_reports", (Path("."), Path("..")), Path("runs/report.html"))]
+    assert "'watch' is for one run" in ask("report", ".", "..", "--watch", "5", code=2).stderr
 
 
 def test_demo(here, calls):

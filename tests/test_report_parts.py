@@ -1,11 +1,12 @@
-"""The parts of a report that say what a run is: the data card, the cost."""
+"""The parts of a report that say what a run is: the data card, the cost; and the page of one that is watched."""
 
 import json
 
 import pytest
+from browser import browser
 from made_runs import EVIL, Page, make, whole
 
-from gensys.report import write_report
+from gensys.report import watch, write_report
 from gensys.report.card import data_card
 from gensys.report.cost import costs
 from gensys.report.reading import read
@@ -95,3 +96,52 @@ def test_costs_of_every_stage(tmp_path):
 def test_a_run_that_is_not_timed_has_no_cost(tmp_path):
     (tmp_path / "run.json").write_text('{"recipe": "latent_dit", "knobs": {}}')
     assert costs(read(tmp_path)) == []
+
+
+# --------------------------------------------------------------------------------------------------------------- watch
+
+
+def trained(folder, finished):
+    checkpoint = folder / "checkpoints" / "00000001"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / "COMMITTED").write_text("{}")
+    (checkpoint / "state.json").write_text(json.dumps({"step": 1, "finished": finished}))
+
+
+def refreshes(page):
+    return [meta["content"] for meta in Page(page.read_text()).all("meta") if meta.get("http-equiv") == "refresh"]
+
+
+def test_a_watched_page_is_written_until_the_run_is_finished(tmp_path):
+    folder, seen = make(tmp_path / "run"), []
+
+    def sleep(seconds):
+        seen.append((seconds, *refreshes(folder / "report.html")))
+        trained(folder, finished=len(seen) == 3)
+
+    page = watch(folder, 1.5, sleep=sleep)
+    assert seen == [(1.5, "2")] * 3
+    assert page == folder / "report.html"
+    assert refreshes(page) == []
+
+
+def test_a_watch_that_is_interrupted_leaves_a_page_that_does_not_load_itself(tmp_path):
+    folder = make(tmp_path / "run")
+
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(folder, 5, tmp_path / "page.html", sleep=sleep)
+    assert refreshes(tmp_path / "page.html") == []
+
+
+def test_a_browser_loads_a_watched_page_anew(tmp_path):
+    folder = make(tmp_path / "run")
+    page = write_report(folder, refresh=1)
+    with browser(tmp_path / "profile") as tab:
+        tab.open(page)
+        write_report(whole(tmp_path / "other"), page)
+        tab.wait("Page.loadEventFired")
+        assert tab.see("document.querySelector('h1').textContent") == "other"
+        assert tab.complaints == []

@@ -20,7 +20,7 @@ from gensys.run import recipes
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["write_report"]
+__all__ = ["publish", "write_report"]
 
 _STRIP = 6  # pictures of the progress
 _STILLS = 8  # of the animation
@@ -36,8 +36,11 @@ def write_report(folder: Path, out: Path | None = None, *, refresh: int = 0) -> 
     reconstructions.png, evaluation.json, stages.json, and the codec's run in folder/codec or where the latents name it.
     The same files give the same page, but for the date at its foot. Raises RunError if `folder` is no run.
     """
-    out = out or folder / "report.html"
-    text = _page(read(folder), refresh)
+    return publish(_page(read(folder), refresh), out or folder / "report.html")
+
+
+def publish(text: str, out: Path) -> Path:
+    """Write a page, whole or not at all: a browser may be reading the last one."""
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part")
     part.write_text(text, encoding="utf-8")
@@ -258,7 +261,6 @@ def _curve(training: Training, name: str, *, large: bool) -> _Curve | None:
         return None
     first, last = compact(points[0][1], 3), compact(points[-1][1], 3)
     label = f"{name}: from {first} to {last} over {points[-1][0]:,.0f} images"
-    size = {"height": 220, "width": 460} if large else {"height": 96, "width": 230}
-    return _Curve(
-        name.replace("_", " "), markup(curves([points], label, linear=name == "lr", **size)), f"{first} → {last}"
-    )
+    height, width = (220, 460) if large else (96, 230)
+    svg = curves([points], label, linear=name == "lr", height=height, width=width)
+    return _Curve(name.replace("_", " "), markup(svg), f"{first} → {last}")

@@ -105,17 +105,23 @@ def _opening(kind: str, width: int, height: int, title: str, fixed: bool = False
 
 
 def curves(
-    series: Sequence[Sequence[Point]], title: str, *, height: int = 220, width: int = 460, linear: bool = False
+    series: Sequence[Sequence[Point]],
+    title: str,
+    *,
+    height: int = 220,
+    width: int = 460,
+    linear: bool = False,
+    styles: Sequence[int] = (),
 ) -> str:
     """An SVG of curves of (images seen, value), none of them empty, on common axes; logarithmic over a wide range.
 
-    One curve has its values faint and their average strong. Of several, the averages alone are drawn, as the lines s0,
-    s1, ... of the page's style. title: what a screen reader says; it may hold anything, it is escaped. linear: never
-    logarithmic.
+    One curve has its values faint and their average strong. With `styles`, a number for each curve, the averages alone
+    are drawn, as the lines s0, s1, ... of the page's style. title: what a screen reader says; it may hold anything, it
+    is escaped. linear: never logarithmic.
     """
     series = [_thin(list(points)) for points in series]
     smooth = [_smoothed([x for x, _ in points], [y for _, y in points]) for points in series]
-    ys = [y for points in series for _, y in points] if len(series) == 1 else [y for line in smooth for y in line]
+    ys = [y for points in series for _, y in points] if not styles else [y for line in smooth for y in line]
     low, high, furthest = min(ys), max(ys), max(points[-1][0] for points in series)
     log = not linear and low > 0 and high / low > 8
     if not log and low > 0 and low < 0.6 * high:
@@ -136,7 +142,7 @@ def curves(
         for x in _nice(0.0, furthest, 4)
     ]
     for k, (points, values) in enumerate(zip(series, smooth, strict=True)):
-        xs, name = [x for x, _ in points], "" if len(series) == 1 else f" s{k % _STYLES}"
+        xs, name = [x for x, _ in points], f" s{styles[k] % _STYLES}" if styles else ""
         if len(points) > 1:
             out += [] if name else [line(xs, [y for _, y in points], "raw")]
             out.append(line(xs, values, f"line{name}"))
