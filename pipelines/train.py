@@ -162,7 +162,7 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 def _clear(folder: RunFolder) -> None:
     """Remove what the verbs wrote into a run's folder, and nothing else: what was made from old weights goes too."""
     stores = ("latents.zarr", "latents.text.zarr", ".latents.zarr.rows", "samples.zarr", "drawn.zarr")
-    for name in ("checkpoints", "snapshots", "ema", "tensorboard", "samples", "ray", "judge", *stores):
+    for name in ("checkpoints", "snapshots", "ema", "tensorboard", "samples", "ray", "judge", "nfe", *stores):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
     kept = ("run.json", "env.json", "metrics.jsonl", OBSERVATIONS, "log.txt", *ORDERS)
@@ -170,6 +170,9 @@ def _clear(folder: RunFolder) -> None:
         "samples.png",
         "reconstructions.png",
         "trajectory.png",
+        "map.json",
+        "neighbours.json",
+        "neighbours.png",
         "evaluation.json",
         "stages.json",
         "report.html",

@@ -21,6 +21,7 @@ from gensys.cli import cli
 from gensys.data.store import ArraySpec, Store
 from gensys.engine.checkpoint import State
 from gensys.errors import ConfigError, RunError, Terminated
+from gensys.run_folder import RunFolder
 from gensys.terminal import columns, duration, plain, size
 
 RECIPE = '''
@@ -468,29 +469,65 @@ def test_evaluate(here, calls):
     assert json.loads(ask("evaluate", ".", "--json").stdout)["metrics"]["fd"] == metric
 
 
-def test_report(here, monkeypatch):
+@pytest.fixture
+def reported(monkeypatch):
+    """Notes what makes reports is asked for, and does nothing of it."""
     noted = []
 
-    def page(name):
-        def call(folder, *options):
-            noted.append((name, folder, *options))
-            return options[0] if options and options[0] else Path("report.html")
+    def noting(name):
+        def call(folder, *options, **named):
+            noted.append((name, folder, *options, *named.values()))
+            return options[0] if options and isinstance(options[0], Path) else Path("report.html")
 
         return call
 
     fake = ModuleType("gensys.report")
-    vars(fake).update({name: page(name) for name in ("add_trajectory", "write_report", "write_reports", "watch")})
+    vars(fake).update({name: noting(name) for name in ("add_trajectory", "write_report", "write_reports", "watch")})
+    vars(fake)["complete"] = lambda folder: not (folder / "samples.zarr").exists()
     monkeypatch.setitem(sys.modules, "gensys.report", fake)
+    for module, names in (("gallery", ("add_neighbours", "add_map")), ("tradeoff", ("add_tradeoff",))):
+        pipeline = ModuleType(f"gensys.pipelines.{module}")
+        vars(pipeline).update({name: noting(name) for name in names})
+        monkeypatch.setitem(sys.modules, f"gensys.pipelines.{module}", pipeline)
+    return noted
+
+
+def test_report(here, reported):
     assert ask("report", ".").stdout == f"{here}/report.html\n"
-    assert noted == [("add_trajectory", Path(".")), ("write_report", Path("."), None)]
-    noted.clear()
+    assert reported == [("add_trajectory", Path(".")), ("write_report", Path("."), None)]
+    reported.clear()
     assert ask("report", ".", "--out", "p.html", "--watch", "5").stdout == f"{here}/p.html\n"
-    assert noted[0] == ("watch", Path("."), 5.0, Path("p.html"))
-    assert noted[-1] == ("write_report", Path("."), Path("p.html"))
-    noted.clear()
-    ask("report", ".", "..")
-    assert noted == [("write_reports", (Path("."), Path("..")), Path("runs/report.html"))]
+    assert [name for name, *_ in reported] == ["watch", "add_trajectory", "write_report"]
+    assert reported[0][1:] == (Path("."), 5.0, Path("p.html"))
+    assert reported[-1][1:] == (Path("."), Path("p.html"))
+
+
+def test_report_makes_first_what_is_missing(here, reported):
+    (here / "samples.zarr").mkdir()
+    ask("report", ".", "--nfe", "2,10")
+    assert [name for name, *_ in reported] == [
+        "add_trajectory", "add_neighbours", "add_map", "add_tradeoff", "write_report",
+    ]  # fmt: skip
+    assert reported[3][1:3] == (RunFolder(Path(".")), [2, 10])
+    assert "a list of numbers" in ask("report", ".", "--nfe", "2,x", code=2).stderr
+
+
+def test_a_report_does_without_what_cannot_be_made(here, reported, monkeypatch):
+    def fail(folder, screen):
+        raise RunError("the data are gone")
+
+    (here / "samples.zarr").mkdir()
+    monkeypatch.setattr(sys.modules["gensys.pipelines.gallery"], "add_map", fail)
+    result = ask("report", ".")
+    assert result.stdout == f"{here}/report.html\n"
+    assert "left out of the report: the data are gone" in result.stderr
+
+
+def test_report_of_several_runs(here, reported):
+    assert ask("report", ".", "..").stdout == f"{here}/runs/report.html\n"
+    assert reported == [("write_reports", (Path("."), Path("..")), Path("runs/report.html"))]
     assert "'watch' is for one run" in ask("report", ".", "..", "--watch", "5", code=2).stderr
+    assert "'nfe' is for one run" in ask("report", ".", "..", "--nfe", "5", code=2).stderr
 
 
 def test_demo(here, calls):

@@ -56,6 +56,22 @@ def test_a_run(tab, tmp_path):
         assert unit == metrics[name]["unit"].split()
 
 
+PRINTED = """
+[".printed", ".moving", "nav", "details"].map(name => getComputedStyle(document.querySelector(name)).display !== "none")
+"""
+
+
+def test_a_printed_run(tab, tmp_path):
+    page = write_report(whole(tmp_path / "demo"))
+    tab.open(page, width=718, dark=True, print_=True)  # of A4, without its margins
+    assert tab.see(WIDER) == 0
+    assert tab.see(GROUND) == "rgb(255, 255, 255)", "dark pages are printed on white paper too"
+    assert tab.see(PRINTED) == [True, False, False, False]
+    tab.pdf(tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+    assert tab.complaints == []
+
+
 def test_a_page_that_would_load_something_is_found_out(tab, tmp_path):
     page = tmp_path / "page.html"
     text = write_report(whole(tmp_path / "demo")).read_text()

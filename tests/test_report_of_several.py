@@ -52,6 +52,7 @@ def test_there_is_no_best_of_one_or_of_equals():
     ("other", "told"),
     [
         ({"classifier": "lenet, sha256 bb"}, ["another classifier"]),
+        ({"features": "efficientnet, sha256 bb"}, ["other features"]),
         ({"reference": "others"}, ["another reference"]),
         ({"floor": "none"}, ["another floor"]),
         ({"data fingerprint": "cd"}, ["another data set"]),
@@ -93,7 +94,8 @@ def test_other_weights_and_seeds_are_no_other_protocol():
     ("name", "other", "told"),
     [
         ("reconstruction_mse", {"steps": 3, "classifier": "resnet", "reference": "x"}, []),
-        ("reconstruction_mse", {"data fingerprint": "cd"}, ["another data set"]),
+        ("reconstruction_mse", {"data fingerprint": "cd", "features": "other"}, ["another data set"]),
+        ("reconstruction_fd", {"features": "other", "steps": 3}, ["other features"]),
         ("memorisation_ratio", {"classifier": "resnet", "steps": 3}, ["steps 3"]),
         ("bits_per_dim", {"solver": "ddim"}, []),
     ],

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gensys.evaluate.checks import check_images
 
-__all__ = ["QUANTILE", "Memorisation", "memorisation", "nearest_distances"]
+__all__ = ["QUANTILE", "Memorisation", "memorisation", "nearest", "nearest_distances"]
 
 QUANTILE = 0.01
 """Samples nearer to a training image than this share of held-out images are counted; the expected fraction."""
@@ -45,8 +45,9 @@ class Memorisation:
     distances: Tensor
 
 
-def nearest_distances(images: Tensor, train: Tensor) -> Tensor:
-    """d1 of each of (n, C, H, W) images to the (m, C, H, W) training images: (n,) float64, exact for exact copies.
+def nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """d1 of each of (n, C, H, W) images to the (m, C, H, W) training images, and which it is to: (n,) float64, exact
+    for exact copies, and (n,) int64.
 
     A float32 matrix product finds the few nearest; their distances are then taken by differences in float64, because
     |x|^2 + |y|^2 - 2xy is off by 1e-3 where it matters most, near 0.
@@ -58,13 +59,20 @@ def nearest_distances(images: Tensor, train: Tensor) -> Tensor:
     centred = targets - centre
     norms = centred.square().sum(1)
     candidates = min(_CANDIDATES, targets.shape[0])
-    nearest = []
+    distances, rows_of = [], []
     for part in rows.split(max(1, _BLOCK // max(targets.shape))):
         # |x|^2 is the same for all y, so it does not enter the search.
         found = torch.addmm(norms, part - centre, centred.T, alpha=-2.0).topk(candidates, dim=1, largest=False).indices
         squares = torch.stack([(part.double() - targets[c].double()).square().mean(1) for c in found.T])
-        nearest.append(squares.amin(0).sqrt())
-    return torch.cat(nearest)
+        least, which = squares.min(0)
+        distances.append(least.sqrt())
+        rows_of.append(found.gather(1, which[:, None])[:, 0])
+    return torch.cat(distances), torch.cat(rows_of)
+
+
+def nearest_distances(images: Tensor, train: Tensor) -> Tensor:
+    """The d1 of `nearest` alone."""
+    return nearest(images, train)[0]
 
 
 def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> Memorisation:

@@ -10,14 +10,16 @@ page.py       write_report: the parts above, put into report.html.j2
 protocol.py   which figures of several runs may be compared, and what differs
 several.py    write_reports: runs side by side, put into several.html.j2
 watch.py      the page of a run that is being trained, written again and again
+latent_map.py, neighbours.py, tradeoff.py    what is made of samples and data once; cached.py: whether it still holds
 animation.py  draw_trajectory, add_trajectory: the animation of sampling that the report shows
 """
 
 from __future__ import annotations
 
 from gensys.report.animation import add_trajectory, draw_trajectory
+from gensys.report.cached import complete
 from gensys.report.page import write_report
 from gensys.report.several import write_reports
 from gensys.report.watch import watch
 
-__all__ = ["add_trajectory", "draw_trajectory", "watch", "write_report", "write_reports"]
+__all__ = ["add_trajectory", "complete", "draw_trajectory", "watch", "write_report", "write_reports"]

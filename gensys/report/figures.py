@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image as Frame
 
-__all__ = ["Picture", "frames", "picture", "sheet", "spread"]
+__all__ = ["Picture", "frames", "halves", "picture", "sheet", "spread"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,7 @@ def sheet(images: npt.NDArray[np.uint8], columns: int) -> Picture:
 
     n, channels, height, width = images.shape
     scale = max(1, min(8, round(960 / (columns * (width + 1)))))
+    columns = min(columns, n)
     rows, gap = math.ceil(n / columns), 1
     opaque = np.full((n, 1, height, width), 255, np.uint8)
     cells = np.concatenate([images, opaque], axis=1).transpose(0, 2, 3, 1)
@@ -89,3 +90,24 @@ def sheet(images: npt.NDArray[np.uint8], columns: int) -> Picture:
     buffer = io.BytesIO()
     big.save(buffer, format="PNG")
     return Picture(_uri(buffer.getvalue()), big.width, big.height)
+
+
+def halves(path: Path, count: int) -> list[tuple[Picture, Picture]]:
+    """`count` pictures side by side in a PNG, each cut into its upper and its lower half and enlarged.
+
+    ValueError if it is no whole PNG that can be cut so.
+    """
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            array = np.array(image.convert("L" if image.mode == "L" else "RGB"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path.name} is no whole PNG file") from error
+    array = np.atleast_3d(array).transpose(2, 0, 1)
+    high, wide = array.shape[1] // 2, array.shape[2] // max(count, 1)
+    if not count or array.shape[1:] != (2 * high, count * wide) or not high:
+        raise ValueError(f"{path.name} does not hold two rows of {count} pictures")
+    cells = [array[:, :, k * wide : (k + 1) * wide] for k in range(count)]
+    return [(sheet(cell[None, :, :high], 10), sheet(cell[None, :, high:], 10)) for cell in cells]  # of ten in a row

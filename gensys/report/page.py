@@ -10,11 +10,14 @@ from gensys.report.animation import columns_for
 from gensys.report.card import data_card, data_of
 from gensys.report.cost import costs, stages
 from gensys.report.figures import Picture, frames, picture, sheet, spread
+from gensys.report.latent_map import Map, drawn, read_map
+from gensys.report.neighbours import read_neighbours
 from gensys.report.plots import curves, interval
 from gensys.report.reading import Contents, Gap, Samples, Training, number, read
 from gensys.report.recipe import Places, commands, timed_budget, train
 from gensys.report.scores import compact, duration, facts, figures, scores
 from gensys.report.templates import markup, rendered
+from gensys.report.tradeoff import read_tradeoff
 from gensys.run import recipes
 
 if TYPE_CHECKING:
@@ -80,6 +83,9 @@ def _page(found: Contents, refresh: int) -> str:
         scores=[(row, None if row.plot is None else markup(interval(*row.plot))) for row in rows],
         protocol=[] if found.evaluation is None else list(facts(_shown(found.evaluation.get("protocol"), places))),
         scoring=None if found.evaluation is None else number(found.evaluation.get("seconds")),
+        map=_map(found),
+        neighbours=read_neighbours(run.path),
+        tradeoff=read_tradeoff(found),
         card=data_card(found, places),
         costs=costs(found),
         stages=bars,
@@ -117,7 +123,8 @@ def _data(found: Contents, places: Places) -> str:
 def _state(run: Training) -> str:
     """A sentence, where the training is not at its end."""
     if not run.state:
-        return "No checkpoint has been saved yet."
+        seen = "" if run.images is None else f" {run.images:,} images were seen so far."
+        return f"No checkpoint has been saved yet.{seen}"
     step = compact(run.state.get("step"))
     return "" if run.state.get("finished", True) else f"Training is not finished: this is its state at step {step}."
 
@@ -131,6 +138,11 @@ def _knobs(training: Training, places: Places) -> list[tuple[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def _map(found: Contents) -> tuple[Map, Markup] | None:
+    there = read_map(found.run.path)
+    return None if there is None else (there, markup(drawn(there)))
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Axis", "curves", "interval", "scatter"]
+__all__ = ["Axis", "Spot", "cloud", "curves", "interval", "scatter", "tradeoff"]
 
 Point = tuple[float, float]
+Spot = tuple[float, float, int]  # across, up, label; -1 = none
 
 _POINTS = 400  # of a curve: more cannot be seen at this size
+_NAMED = 20  # classes whose names a map can hold
 _STYLES = 6  # of lines, that the page tells apart by colour and by dashes
 _SMOOTH = 0.02  # half-width of the smoothing kernel, as a fraction of the horizontal axis
 
@@ -191,3 +193,69 @@ def scatter(
     out.append(f'<text x="{middle:.1f}" y="{side - 8}" text-anchor="middle">{html.escape(across)}</text>')
     out.append(f'<text transform="translate(12 {side / 2}) rotate(-90)" text-anchor="middle">{name}</text></svg>')
     return "".join(out)
+
+
+def cloud(
+    real: Sequence[Spot], samples: Sequence[Spot], classes: Sequence[str], title: str, *, width: int = 640
+) -> str:
+    """An SVG of points in a plane, on one scale for both axes: the real ones faint, samples strong, a hue for each
+    class and its name in the middle of its real points. title: see `curves`.
+
+    Dots are the round ends of lines without length, so that a thousand of them take a few kilobytes.
+    """
+    xs, ys = [x for x, *_ in (*real, *samples)], [y for _, y, _ in (*real, *samples)]
+    wide, tall = max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
+    height = round(min(1.0, max(0.4, tall / wide)) * width)
+    margin = 12
+    scale = min((width - 2 * margin) / wide, (height - 2 * margin) / tall)
+    left, top = (width - scale * wide) / 2, (height - scale * tall) / 2
+    across = Axis(min(xs), min(xs) + wide, left, left + scale * wide).at
+    up = Axis(min(ys), min(ys) + tall, top + scale * tall, top).at
+    out = [_opening("cloud", width, height, title)]
+    for kind, spots in (("real", real), ("drawn", samples)):
+        for label in sorted({label for *_, label in spots}):
+            path = "".join(f"M{across(x):.1f} {up(y):.1f}h0" for x, y, k in spots if k == label)
+            hue = f' style="--hue: {360 * label / max(len(classes), 1):.0f}"' if label >= 0 else ""
+            out.append(f'<path class="{kind}{" hued" if hue else ""}"{hue} d="{path}"/>')
+    for label, name in enumerate(classes if len(classes) <= _NAMED else ()):
+        own = [(x, y) for x, y, k in real if k == label]
+        if own:
+            x, y = sum(x for x, _ in own) / len(own), sum(y for _, y in own) / len(own)
+            out.append(f'<text class="name" x="{across(x):.1f}" y="{up(y):.1f}">{html.escape(name)}</text>')
+    return "".join([*out, "</svg>"])
+
+
+def tradeoff(
+    series: Sequence[Sequence[tuple[float, float, float | None, float | None]]], title: str, *, width: int = 640
+) -> str:
+    """An SVG of quality against cost: of each series, (network calls, distance over floor, its low, its high), as the
+    line s0, s1, ...; both axes logarithmic, and real images, at 1, marked. title: see `curves`."""
+    height, left, right, top, bottom = 300, 46, 16, 12, 40
+    points = [point for line in series for point in line]
+    ends = [v for _, y, low, high in points for v in (y, low, high) if v is not None and v > 0]
+    xs = Axis.around([x for x, *_ in points], left, width - right, log=True)
+    ys = Axis.around([*ends, 1.0], height - bottom, top, log=True)
+    out = [_opening("curve", width, height, title)]
+    for y in ys.ticks():
+        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{ys.at(y):.1f}" y2="{ys.at(y):.1f}"/>')
+        out.append(f'<text x="{left - 8}" y="{ys.at(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+    one = ys.at(1.0)
+    out.append(f'<line class="floor" x1="{left}" x2="{width - right}" y1="{one:.1f}" y2="{one:.1f}"/>')
+    last = -math.inf
+    for x in sorted({x for x, *_ in points}):
+        if xs.at(x) - last > 24:  # pixels: labels that do not touch
+            last = xs.at(x)
+            out.append(f'<text x="{last:.1f}" y="{height - 22}" text-anchor="middle">{_short(x)}</text>')
+    middle = (left + width - right) / 2
+    out.append(f'<text x="{middle:.1f}" y="{height - 4}" text-anchor="middle">network calls a sample</text>')
+    for k, line in enumerate(series):
+        name = f"s{k % _STYLES}"
+        places = [(xs.at(x), ys.at(y)) for x, y, *_ in sorted(line)]
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        out += [f'<polyline class="line {name}" points="{joined}"/>'] if len(places) > 1 else []
+        for (x, y), (_, _, low, high) in zip(places, sorted(line), strict=True):
+            if low is not None and high is not None:
+                bar = f'y1="{ys.at(max(low, ys.low)):.1f}" y2="{ys.at(high):.1f}"'
+                out.append(f'<line class="bar {name}" x1="{x:.1f}" x2="{x:.1f}" {bar}/>')
+            out.append(f'<circle class="dot {name}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+    return "".join([*out, "</svg>"])

@@ -19,9 +19,10 @@ __all__ = ["Cell", "Line", "differing", "versus"]
 
 _Found = tuple[str, Mapping[str, Any]]  # the name of a metric as it is written, and the metric
 
-_MEASURING = ("reference", "floor", "classifier", "data fingerprint")
+_MEASURING = ("reference", "floor", "classifier", "features", "prompt", "data fingerprint")
+_OTHER = {"data fingerprint": "another data set", "features": "other features"}
 # other draws from the same model, what names the model itself, and what is said by another key
-_NOT_A_DIFFERENCE = ("samples", "sample ids", "sample seed", "weights", "codec", "data", "moments of samples")
+_NOT_A_DIFFERENCE = ("samples", "sample ids", "sample seed", "weights", "codec", "data", "moments")
 _MANY = 4  # knobs of sampling that are named; of more, as between two families, the table of knobs tells
 _SIZE = re.compile(r"_\d+$")  # of fd_lenet_1000: how many rows a figure is of
 
@@ -106,10 +107,12 @@ def _differences(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) 
     names = dict.fromkeys([*mine, *theirs])
     drawing = [n for n in names if n not in (*_MEASURING, *_NOT_A_DIFFERENCE) and mine.get(n) != theirs.get(n)]
     if name.startswith(("reconstruction", "bits")):  # of real images: no sample is drawn and no classifier asked
-        return ["another data set" for key in measuring if key == "data fingerprint"], []
+        plain = name.startswith("bits") or name.endswith(("mse", "psnr"))
+        depends = ("data fingerprint",) if plain else ("data fingerprint", "features")
+        return [_OTHER.get(key, f"another {key}") for key in measuring if key in depends], []
     if name.startswith("memorisation"):  # in pixels, against all training images
         measuring = [key for key in measuring if key == "data fingerprint"]
-    told = ["another data set" if key == "data fingerprint" else f"another {key}" for key in measuring]
+    told = [_OTHER.get(key, f"another {key}") for key in measuring]
     if len(drawing) > _MANY:
         return told, ["another sampler"]
     return told, [f"{key} {compact(theirs.get(key))}" for key in drawing]

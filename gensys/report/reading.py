@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Contents", "Gap", "Samples", "Training", "number", "read", "training"]
+__all__ = ["Contents", "Gap", "Samples", "Training", "number", "quietly", "read", "training"]
 
 _SAMPLES = 100
 _PIXELS = 4_000_000  # of the sample grid: a page of large images must still open on a phone
@@ -149,7 +149,7 @@ def _json(found: Contents, path: Path, what: str, remedy: str) -> Any:
         return None
 
 
-def _quietly(path: Path) -> dict[str, Any]:
+def quietly(path: Path) -> dict[str, Any]:
     """The JSON object in a file, {} if there is none."""
     try:
         document = _load(path)
@@ -160,10 +160,10 @@ def _quietly(path: Path) -> dict[str, Any]:
 
 def training(path: Path) -> Training:
     """The training in a folder, as far as it can be read."""
-    document = _quietly(path / "run.json")
+    document = quietly(path / "run.json")
     previews = {int(p.stem): p for p in sorted((path / "samples").glob("*.png")) if p.stem.isdigit()}
     newest = max((p.parent for p in path.glob("checkpoints/*/COMMITTED")), default=None)
-    state = {} if newest is None else _quietly(newest / "state.json")
+    state = {} if newest is None else quietly(newest / "state.json")
     return Training(path, document, _log(path / "metrics.jsonl"), previews, state)
 
 
@@ -185,7 +185,7 @@ def _latents(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     knobs = document.get("knobs")
     data = knobs.get("data") if isinstance(knobs, dict) else None
     for path in (folder / "latents.zarr", Path(data) if isinstance(data, str) else folder):
-        attributes = _quietly(path / "zarr.json").get("attributes")
+        attributes = quietly(path / "zarr.json").get("attributes")
         made_by = attributes.get("codec") if isinstance(attributes, dict) else None
         if isinstance(made_by, dict):
             return made_by
