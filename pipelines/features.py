@@ -19,15 +19,16 @@ import numpy.typing as npt
 import torch
 from gensys.pipelines.moments import images_of
 from gensys.pipelines.pool import Pool, fill
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from gensys import durable
 from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
 from gensys.data.where import inside
-from gensys.evaluate.classifier import saved
+from gensys.errors import StoreError
+from gensys.evaluate.classifier import saved, tensor_hash
 from gensys.evaluate.distribution import Seen, see
 from gensys.evaluate.extractors import Extractor, lenet, opened
 from gensys.noise import Noise
@@ -88,7 +89,14 @@ def seen_of_samples(
     about = {"kind": "features", "samples": samples.fingerprint, "extractor": extractor.name}
     about |= {"weights": extractor.weights}
     place = inside(samples.where, f"digests/features-{extractor.key}-{extractor.weights[:16]}")
-    store = Store.create(place, arrays, len(samples), shard, samples.config.chunk, about)
+    try:
+        store = Store.create(place, arrays, len(samples), shard, samples.config.chunk, about)
+        if not store.missing() and (problems := store.verify()):
+            store.repair(problems)
+    except StoreError as error:
+        raise StoreError(
+            f"the features {str(place)!r} are damaged, or of other samples ({error}): remove that folder"
+        ) from error
     job = FeaturesJob(str(samples.where), str(place), named)
     fill(store, job, "features", "samples", workers=workers, screen=screen, pool=pool)
     rows = np.arange(len(store))
@@ -100,15 +108,24 @@ def seen_of_real(source: Source, rows: Tensor, extractor: Extractor, folder: Pat
     """The features of some rows of real data; kept in `folder` under a hash of the data, the rows and the extractor."""
     what = [source.fingerprint(), extractor.name, extractor.weights, hashlib.sha256(rows.numpy().tobytes()).hexdigest()]
     path = folder / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]}.safetensors"
-    try:
-        kept = load_file(path)
-        return Seen(kept["features"], kept.get("logits"))
-    except (FileNotFoundError, SafetensorError):  # none, or a damaged one: it is taken anew
-        pass
+    if (kept := _kept(path)) is not None:
+        return kept
     parts = [see(extractor, source.batch(some, Noise(0, some)).x) for some in rows.split(4096)]
     logits = [part.logits for part in parts if part.logits is not None]
     seen = Seen(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"features": seen.features} | ({} if seen.logits is None else {"logits": seen.logits})
-    durable.replace(path, save(tensors))
+    durable.replace(path, save(tensors, {"digest": tensor_hash(tensors)}))
     return seen
+
+
+def _kept(path: Path) -> Seen | None:
+    """What was kept there; None if there is nothing, or it is damaged: it is then taken anew."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            digest = (file.metadata() or {}).get("digest")
+    except (OSError, SafetensorError):
+        return None
+    whole = digest == tensor_hash(tensors) and "features" in tensors
+    return Seen(tensors["features"], tensors.get("logits")) if whole else None

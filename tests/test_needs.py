@@ -47,7 +47,7 @@ IDLE = [
     ("consistency", "labelled.npz", "teacher=runs/edm doubling=20", "teacher= to be empty"),
     ("consistency", "labelled.npz", "teacher=runs/edm width=20", "teacher= to be empty"),
     ("consistency", "plain.npy", "teacher=runs/edm scale=2", "data with labels or vectors"),
-    ("stylegan", "labelled.npz", "r1=0 every=4", "r1 above 0"),
+    ("stylegan", "labelled.npz", "r1=0 every=8", "r1 above 0"),
 ]
 
 HEARD = [

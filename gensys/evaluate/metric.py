@@ -31,6 +31,10 @@ _RESAMPLES = 20  # their standard deviation is known to 16 %, enough for an erro
 _SEED = 0x62_6F_6F_74  # of the bootstrap: fixed, so that equal samples have equal intervals
 
 
+Better = Literal["higher", "lower", "nearer"]
+"""Which values are the better ones; nearer: to that of real data, from either side."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A measured number.
@@ -45,7 +49,7 @@ class Metric:
     low: float | None
     high: float | None
     unit: str
-    better: Literal["higher", "lower"]
+    better: Better
     n: int
     about: str
 
@@ -101,7 +105,7 @@ def bootstrap_half(n: int, statistic: Callable[[Tensor], float]) -> float:
 
 
 def mean_metric(
-    values: Tensor, floor: float | None, unit: str, better: Literal["higher", "lower"], about: str, least: float = 0.0
+    values: Tensor, floor: float | None, unit: str, better: Better, about: str, least: float = 0.0
 ) -> Metric:
     """The mean of values (n,) with its interval, which ends at `least`."""
     n, mean = values.shape[0], float(values.mean())
@@ -110,6 +114,6 @@ def mean_metric(
     return Metric(mean, floor, low, high, unit, better, n, about)
 
 
-def share_metric(p: float, n: int, floor: float | None, better: Literal["higher", "lower"], about: str) -> Metric:
+def share_metric(p: float, n: int, floor: float | None, better: Better, about: str) -> Metric:
     """A share p of n rows with Wilson's interval."""
     return Metric(p, floor, *proportion_interval(p, n), "", better, n, about)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -172,11 +171,11 @@ def evaluate_diversity(
     found: dict[str, Metric] = {}
     with one_thread():
         if scales:
-            about = f"mean MS-SSIM of {scales} scales of two samples {within}; what real ones have is best"
-            found["ms_ssim_within"] = _within(samples, labels, real, known, similarity(scales), "lower", about)
-        about = f"mean distance of the {name} features of two samples {within}; what real ones have is best"
+            about = f"mean MS-SSIM of {scales} scales of two samples {within}"
+            found["ms_ssim_within"] = _within(samples, labels, real, known, similarity(scales), about)
+        about = f"mean distance of the {name} features of two samples {within}"
         key = f"diversity_{name}".replace("-", "_").replace(":", "_")
-        found[key] = _within(fake, labels, other, known, feature_distance, "higher", about)
+        found[key] = _within(fake, labels, other, known, feature_distance, about)
     return found
 
 
@@ -186,7 +185,6 @@ def _within(
     real: Tensor,
     known: Tensor | None,
     compare: Compare,
-    better: Literal["higher", "lower"],
     about: str,
 ) -> Metric:
     mine, theirs = beside_real(rows, labels, real, known, compare)
@@ -199,7 +197,7 @@ def _within(
         values = [diversity(rows[part], marks[part], compare, pairs=_PAIRS // _PARTS).mean for part in parts]
         half = Z * float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(_PARTS)
         low, high = max(0.0, mine.mean - half), mine.mean + half
-    return Metric(mine.mean, theirs.mean, low, high, "", better, rows.shape[0], about)
+    return Metric(mine.mean, theirs.mean, low, high, "", "nearer", rows.shape[0], about)
 
 
 def _places(labels: Tensor) -> Tensor:

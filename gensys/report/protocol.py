@@ -44,7 +44,8 @@ class Line:
 
     name: str
     about: str
-    higher: bool
+    arrow: str
+    direction: str
     cells: tuple[Cell | None, ...]
     ranked: bool
 
@@ -98,7 +99,7 @@ def _line(name: str, found: Sequence[_Found | None], protocols: Sequence[Mapping
         measuring, drawing = others[k]
         cells.append(Cell(scores({one[0]: one[1]})[0], (*measuring, *drawing), words[k], not measuring))
     shown = next(cell.score for cell in cells if cell is not None)
-    return Line(name if not ranked else shown.name, shown.about, shown.higher, tuple(cells), ranked)
+    return Line(name if not ranked else shown.name, shown.about, shown.arrow, shown.direction, tuple(cells), ranked)
 
 
 def _differences(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -124,8 +125,11 @@ def _best(metrics: Sequence[Mapping[str, Any] | None]) -> list[str]:
     known = [v for v in values if v is not None]
     if len(known) < 2 or min(known) == max(known):
         return [""] * len(metrics)
-    higher = next(m for m in metrics if m is not None).get("better") == "higher"
-    best = max(known) if higher else min(known)
+    shown = next(m for m in metrics if m is not None)
+    real, better = number(shown.get("floor")), shown.get("better")
+    if better == "nearer" and real is None:
+        return [""] * len(metrics)
+    best = min(known, key=lambda v: abs(v - (real or 0.0)) if better == "nearer" else -v if better == "higher" else v)
     words: list[str] = []
     for metric, value in zip(metrics, values, strict=True):
         low, high = (None, None) if metric is None else (number(metric.get("low")), number(metric.get("high")))

@@ -12,12 +12,20 @@ from gensys.report.reading import number
 
 __all__ = ["Fact", "Figure", "Score", "compact", "duration", "facts", "figures", "scores"]
 
+_DIRECTIONS = {
+    "higher": ("↑", "higher is better"),
+    "lower": ("↓", "lower is better"),
+    "nearer": ("→", "nearer to real data is better"),
+}
 _HASH = re.compile(r"[0-9a-f]{24,}")
 
 
 @dataclass(frozen=True)
 class Score:
-    """A row of the table of metrics, as text; plot: (value, low, high, floor) where the four can be drawn from zero."""
+    """A row of the table of metrics, as text; plot: (value, low, high, floor) where the four can be drawn from zero.
+
+    arrow: which way is better, direction: the same in words.
+    """
 
     name: str
     about: str
@@ -25,7 +33,8 @@ class Score:
     interval: str
     floor: str
     ratio: str
-    higher: bool
+    arrow: str
+    direction: str
     n: str
     plot: tuple[float, float | None, float | None, float | None] | None
 
@@ -112,6 +121,7 @@ def _score(name: str, metric: Mapping[str, Any]) -> Score:
     # a decibel is a logarithm already, and there is no multiple of zero
     ratio = f"{compact(value / floor, 3)} ×" if value is not None and floor and floor > 0 and not unit else ""
     drawable = value is not None and min(v for v in (value, low, high, floor) if v is not None) >= 0
+    arrow, direction = _DIRECTIONS[str(metric.get("better"))]
     return Score(
         name=name,
         about=str(metric.get("about") or ""),
@@ -119,7 +129,8 @@ def _score(name: str, metric: Mapping[str, Any]) -> Score:
         interval=interval,
         floor="" if floor is None else compact(floor) if floor == 0 else _text(floor, decimals),
         ratio=ratio,
-        higher=metric.get("better") == "higher",
+        arrow=arrow,
+        direction=direction,
         n=compact(metric.get("n")),
         plot=(value, low, high, floor) if drawable and value is not None else None,
     )

@@ -161,6 +161,16 @@ def a_classifier(name, before):
     }
 
 
+def features(name, before):
+    """They are taken again, or, where nothing is known of them any more, it is said what to remove."""
+    code, said = ask("evaluate", "flow")
+    assert code == 0 or "remove that folder" in said, said
+    if code == 0:
+        assert {n: Path(n).read_bytes() for n in before if "/digests/features" in n} == {
+            n: data for n, data in before.items() if "/digests/features" in n
+        }
+
+
 def a_log(name, before):
     """No result depends on it: the report is written, runs are listed, and training goes on."""
     run = name.split("/")[0]
@@ -178,6 +188,7 @@ def a_picture(name, before):
 
 
 KINDS = (
+    ("*/digests/features*", features),
     ("*.zarr/*", a_store),
     ("*/checkpoints/*", a_checkpoint),
     ("*/run.json", a_configuration),
@@ -188,6 +199,8 @@ KINDS = (
     ("*/log.txt", a_log),
     ("*/tensorboard/*", a_log),
     ("*/.lock", a_log),
+    ("*/map.json", a_picture),
+    ("*/neighbours.json", a_picture),
     ("*.png", a_picture),
     ("*/report.html", a_picture),
 )

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from gensys.pipelines import evaluate as evaluation
+from gensys.pipelines import evaluate_images as evaluation
+from gensys.pipelines import real
 from gensys.pipelines import sample as sampling
 from gensys.pipelines.decode import decode
 from gensys.pipelines.encode import encode
@@ -50,7 +51,7 @@ def judged(monkeypatch):
     """A classifier that is trained for two steps."""
 
     def few(source, folder):
-        images, labels = evaluation._images(source, torch.arange(60))
+        images, labels = real.images(source, torch.arange(60))
         return judge(folder, images, labels, images, labels, classes=3, steps=2)
 
     monkeypatch.setattr(evaluation, "judge_of", few)
@@ -211,7 +212,7 @@ def test_moments_are_those_of_all_rows(root, tmp_path, judged):
     store = draw(root, tmp_path / "m.zarr", range(200), moments=True)
     inner = open_moments(store)
     classifier = sampling.judge_of(
-        evaluation.real_source(RunFolder(root / "flow"))[0], root / "flow" / "judge"
+        real.real_source(RunFolder(root / "flow"))[0], root / "flow" / "judge"
     ).classifier
     x = torch.from_numpy(Store.open(store.path).read("x", range(200))).float() / 127.5 - 1.0
     whole = features(classifier, x).numpy()

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from gensys.pipelines import evaluate as evaluation
+from gensys.pipelines import evaluate_images as evaluation
+from gensys.pipelines import real
 from gensys.pipelines.evaluate import evaluate
 from gensys.pipelines.sample import sample
 from gensys.pipelines.train import train
@@ -120,7 +121,7 @@ def judged(monkeypatch):
     """A classifier of the domains that is trained for two steps."""
 
     def few(source, folder):
-        images, labels = evaluation._images(source, split(source)[0])
+        images, labels = real.images(source, split(source)[0])
         return judge(folder, images, labels, images, labels, classes=2, steps=2)
 
     monkeypatch.setattr(evaluation, "judge_of", few)
