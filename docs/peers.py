@@ -1,0 +1,190 @@
+"""Models of other libraries, trained and sampled as docs/quality.py asks: networks and rates of their own examples.
+
+diffusers: von Platen et al., 2022, https://github.com/huggingface/diffusers. torchcfm: Tong et al., 2023,
+arXiv:2302.00482. normflows: Stimper et al., 2023, arXiv:2302.12014. Pythae: Chadebec, Vincent and Allassonniere, 2022,
+arXiv:2206.08309.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flows import normflows_glow
+from torch import Tensor, nn
+
+from gensys.engine.optim import Optim, adamw, rate
+from gensys.likelihood import bin_width, bits_per_dim
+
+__all__ = ["BATCH", "DDIM_STEPS", "PEERS", "Done", "Task", "size"]
+
+DDIM_STEPS, FLOW_STEPS = 20, 10  # of all diffusion and flow models alike; each of the latter is two calls
+BATCH = 32  # of U-Nets: their examples' 128 would be a few dozen steps in two minutes
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a peer is given: images to train on in [-1, 1], their labels, the labels to draw, and its time."""
+
+    x: Tensor
+    labels: Tensor
+    wanted: Tensor
+    held: Tensor
+    classes: int
+    seconds: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """Samples (n, C, H, W) and the labels they were to have, bits per dimension of held-out images, rows trained on."""
+
+    samples: Tensor
+    labels: Tensor | None
+    bits: float | None
+    rows: int
+    parameters: int
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def fit(task: Task, model: nn.Module, loss: Loss, *, batch: int, lr: float) -> int:
+    """Train until the processor has been busy for the task's seconds; returns the rows that it saw."""
+    optim = Optim(lr=lr)
+    optimizer = adamw(list(model.parameters()), optim)
+    g = torch.Generator().manual_seed(task.seed)
+    model.train()
+    began, step = time.process_time(), 0
+    while (spent := (time.process_time() - began) / task.seconds) < 1.0:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(optim, step, spent)
+        rows = torch.randint(len(task.x), (batch,), generator=g)
+        optimizer.zero_grad()
+        loss(task.x[rows], task.labels[rows]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+    model.eval()
+    return step * batch
+
+
+def size(model: nn.Module) -> int:
+    """How many parameters it has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def torchcfm_unet(task: Task) -> Done:
+    """The network, batch and learning rate of its example of conditional MNIST; drawn by its own ODE package."""
+    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+    from torchcfm.models.unet import UNetModel
+    from torchdiffeq import odeint
+
+    shape = tuple(task.x.shape[1:])
+    model: Any = UNetModel(
+        dim=shape,
+        num_channels=32,  # its norms want no fewer
+        channel_mult=(1, 1, 1),
+        num_res_blocks=1,
+        num_classes=task.classes,
+        class_cond=True,
+    )
+    flow = ConditionalFlowMatcher(sigma=0.0)
+
+    def loss(x: Tensor, labels: Tensor) -> Tensor:
+        t, x_t, velocity = flow.sample_location_and_conditional_flow(torch.randn_like(x), x)
+        return (model(t, x_t, labels) - velocity).square().mean()
+
+    rows = fit(task, model, loss, batch=BATCH, lr=1e-3)
+    ends, options = torch.tensor([0.0, 1.0]), {"step_size": 1 / FLOW_STEPS}
+
+    def draw(labels: Tensor, noise: Tensor) -> Tensor:
+        return odeint(lambda t, x: model(t, x, labels), noise, ends, method="midpoint", options=options)[-1]
+
+    return Done(_drawn(task, draw), task.wanted, None, rows, size(model))
+
+
+def diffusers_ddpm(task: Task) -> Done:
+    """The schedule, batch and learning rate of its course's conditional MNIST, with one block a resolution for two."""
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+
+    model: Any = UNet2DModel(
+        sample_size=task.x.shape[-1],
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=16,
+        num_class_embeds=task.classes,
+    )
+    noising: Any = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+
+    def loss(x: Tensor, labels: Tensor) -> Tensor:
+        noise, t = torch.randn_like(x), torch.randint(1000, (len(x),))
+        return (model(noising.add_noise(x, noise, t), t, labels).sample - noise).square().mean()
+
+    rows = fit(task, model, loss, batch=BATCH, lr=1e-3)
+    solver: Any = DDIMScheduler.from_config(noising.config, timestep_spacing="trailing")
+    solver.set_timesteps(DDIM_STEPS)
+
+    def draw(labels: Tensor, x: Tensor) -> Tensor:
+        for t in solver.timesteps:
+            x = solver.step(model(x, t, labels).sample, t, x).prev_sample
+        return x
+
+    return Done(_drawn(task, draw), task.wanted, None, rows, size(model))
+
+
+def _drawn(task: Task, draw: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Samples of the wanted labels, from normal noise."""
+    torch.manual_seed(task.seed)
+    with torch.no_grad():
+        parts = [draw(labels, torch.randn(len(labels), *task.x.shape[1:])) for labels in task.wanted.split(100)]
+    return torch.cat(parts)
+
+
+def normflows_glow_(task: Task) -> Done:
+    """Glow of as many scales, steps and channels as ours, as in docs/flows.py."""
+    made = normflows_glow()
+    assert made is not None  # it is installed
+    model, log_prob = made
+    width, g = bin_width(), torch.Generator().manual_seed(task.seed)
+
+    def spread(x: Tensor) -> Tensor:
+        return x + (torch.rand(x.shape, generator=g) - 0.5) * width
+
+    log_prob(spread(task.x[:256]))  # ActNorm is set by the first data, before the optimizer looks at it
+    rows = fit(task, model, lambda x, _: -log_prob(spread(x)).mean() / x[0].numel(), batch=32, lr=1e-3)
+    with torch.no_grad():
+        torch.manual_seed(task.seed)
+        u = torch.cat([model.sample(100)[0] for _ in range(0, len(task.wanted), 100)])  # type: ignore[operator]
+        nats = torch.cat([log_prob(spread(part)) for part in task.held.split(64)])
+    bits = bits_per_dim(nats, math.prod(task.x.shape[1:]), width)
+    return Done(u * 256 * width - 1.0 - 0.5 * width, None, float(bits.mean()), rows, size(model))
+
+
+def pythae_vae(task: Task) -> Done:
+    """Its default networks, with a latent of 16 numbers and the cross-entropy, as its benchmark of MNIST has them."""
+    from pythae.models import VAE, VAEConfig
+
+    shape = tuple(task.x.shape[1:])
+    model: Any = VAE(VAEConfig(input_dim=shape, latent_dim=16, reconstruction_loss="bce"))
+    rows = fit(task, model, lambda x, _: model({"data": 0.5 * x + 0.5}).loss, batch=64, lr=1e-3)
+    with torch.no_grad():
+        torch.manual_seed(task.seed)
+        x = model.decoder(torch.randn(len(task.wanted), 16))["reconstruction"].reshape(-1, *shape)
+    return Done(2.0 * x - 1.0, None, None, rows, size(model))
+
+
+PEERS: dict[str, Callable[[Task], Done]] = {
+    "torchcfm": torchcfm_unet,
+    "diffusers": diffusers_ddpm,
+    "normflows": normflows_glow_,
+    "pythae": pythae_vae,
+}
