@@ -41,13 +41,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """Samples (n, C, H, W) and the labels they were to have, bits per dimension of held-out images, rows trained on."""
+    """Samples (n, C, H, W) and the labels they were to have, bits per dimension of held-out images, rows trained on,
+    and what else is to be said."""
 
     samples: Tensor
     labels: Tensor | None
     bits: float | None
     rows: int
     parameters: int
+    note: str = ""
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -163,10 +165,15 @@ def normflows_glow_(task: Task) -> Done:
     rows = fit(task, model, lambda x, _: -log_prob(spread(x)).mean() / x[0].numel(), batch=32, lr=1e-3)
     with torch.no_grad():
         torch.manual_seed(task.seed)
-        u = torch.cat([model.sample(100)[0] for _ in range(0, len(task.wanted), 100)])  # type: ignore[operator]
+        u, drawn = task.x[:0], 0
+        while len(u) < len(task.wanted) and drawn < 10 * len(task.wanted):
+            some = model.sample(100)[0]  # type: ignore[operator]
+            u, drawn = torch.cat([u, some[some.flatten(1).isfinite().all(1)]]), drawn + 100
         nats = torch.cat([log_prob(spread(part)) for part in task.held.split(64)])
     bits = bits_per_dim(nats, math.prod(task.x.shape[1:]), width)
-    return Done(u * 256 * width - 1.0 - 0.5 * width, None, float(bits.mean()), rows, size(model))
+    note = f"{1 - len(u) / drawn:.0%} of what it drew had NaN, and others were drawn for them" if len(u) < drawn else ""
+    samples = u[: len(task.wanted)] * 256 * width - 1.0 - 0.5 * width
+    return Done(samples, None, float(bits.mean()), rows, size(model), note)
 
 
 def pythae_vae(task: Task) -> Done:

@@ -177,6 +177,7 @@ def cell(folder: Path, name: str, data: str, seed: int, seconds: float) -> None:
         "bits": done.bits,
         "rows": done.rows,
         "parameters": done.parameters,
+        "note": done.note,
         "date": str(date.today()),
         "about": source.about,
         "machine": f"{machine()['cpu']}, torch {machine()['torch']}",
@@ -224,7 +225,8 @@ def write(folder: Path) -> None:
                     shown = f"*{name}* {cells[name][0]['version']}" if name == peer else f"`{name}`"
                     lines.append(f"| {family} | {shown} | {' | '.join(_cells(cells[name]))} | {len(cells[name])} |")
             verdicts += _verdicts(family, cells, names, peer)
-        lines += ["", *verdicts, ""]
+        notes = [f"- {name}: {row['note']}." for name, rows in cells.items() for row in rows if row.get("note")]
+        lines += ["", *verdicts, *notes, ""]
     if not known:
         raise click.ClickException(f"{str(folder)!r} holds no cells: `python docs/quality.py run {folder}`")
     dates = sorted({row["date"] for row in known})
