@@ -319,6 +319,7 @@ class Network:
     heads: Annotated[int, needs.DIT] = 4  # heads of the attention of dit
     patch: Annotated[int, needs.DIT] = 2  # side of the squares of pixels or latents that are one token of dit
     levels: Annotated[int, needs.UNET] = 3  # resolutions of unet; all but the first attend
+    fold: Annotated[int, needs.UNET] = 1  # side of the squares of pixels that unet folds into channels first
 
     def build(self, shape: tuple[int, ...], *, classes: int, vector: int = 0, outputs: int | None = None) -> nn.Module:
         """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data.
@@ -340,11 +341,12 @@ class Network:
                 vector=vector,
                 outputs=outputs,
             )
-        halved = 2 ** (self.levels - 1) if self.levels > 0 else 0
+        halved = self.fold * 2 ** (self.levels - 1) if min(self.levels, self.fold) > 0 else 0
         if not halved or shape[1] % halved or shape[2] % halved:
             raise ConfigError(
-                f"'levels' must be at least 1, each after the first of half the sides, and the sides are "
-                f"{shape[1]} x {shape[2]}, got {self.levels}: give fewer levels, or net=dit"
+                f"'levels' and 'fold' must be at least 1, each level after the first is of half the sides, and the "
+                f"sides are {shape[1]} x {shape[2]} over 'fold', got {self.levels} and {self.fold}: give fewer levels, "
+                f"a smaller fold, or net=dit"
             )
         return UNet(
             shape[0],
@@ -355,6 +357,7 @@ class Network:
             classes=classes,
             vector=vector,
             outputs=outputs,
+            fold=self.fold,
         )
 
 

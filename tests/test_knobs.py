@@ -111,10 +111,10 @@ def test_data_that_no_network_takes():
         Network().build((2, 3), classes=0)
 
 
-@pytest.mark.parametrize("levels", [0, 4])
-def test_a_unet_whose_levels_do_not_halve_the_data_is_refused_before_it_is_trained(levels):
-    with pytest.raises(ConfigError, match=f"'levels' must be at least 1.* the sides are 12 x 12, got {levels}"):
-        Network(net="unet", levels=levels).build((1, 12, 12), classes=0)
+@pytest.mark.parametrize(("levels", "fold"), [(0, 1), (4, 1), (1, 0), (3, 2), (1, 5)])
+def test_a_unet_whose_levels_do_not_halve_the_data_is_refused_before_it_is_trained(levels, fold):
+    with pytest.raises(ConfigError, match=f"must be at least 1.* sides are 12 x 12 over 'fold', got {levels} and"):
+        Network(net="unet", levels=levels, fold=fold).build((1, 12, 12), classes=0)
 
 
 @pytest.mark.parametrize(("recipe", "said"), [(lcm, "its scale is the knob 'w'"), (consistency, "the knob 'scale'")])

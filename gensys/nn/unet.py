@@ -80,12 +80,14 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """net(x_t, t, cond) on (B, C, height, width), sides that are multiples of 2^(levels - 1).
+    """net(x_t, t, cond) on (B, C, height, width), sides that are multiples of fold 2^(levels - 1).
 
     width: channels at full resolution, times `multipliers`, one for each level. blocks: a level. attention: the levels,
     0 = full resolution, whose blocks attend, with `head` channels a head; the middle always does. dropout: in every
     block. classes: 0 = unconditional. vector: the length of cond["vector"], such as an action; 0 = none. outputs:
-    channels that are returned, C unless told (2 C for a learned variance). The untrained network returns 0.
+    channels that are returned, C unless told (2 C for a learned variance). fold: squares of so many pixels a side are
+    folded into channels first, and unfolded last, so that full resolution has fold^2 times fewer places (Shi et al.,
+    2016, arXiv:1609.05158, section 3.2). The untrained network returns 0.
     """
 
     def __init__(
@@ -101,9 +103,12 @@ class UNet(nn.Module):
         classes: int = 0,
         vector: int = 0,
         outputs: int | None = None,
+        fold: int = 1,
     ) -> None:
         super().__init__()
         levels = len(multipliers)
+        if fold < 1:
+            raise ValueError(f"'fold' must be at least 1, the side of a square of pixels, got {fold}")
         if width < 1 or min(multipliers, default=1) < 1:
             raise ValueError(f"'width' and 'multipliers' must be at least 1, got {width} and {tuple(multipliers)}")
         if not levels or blocks < 1 or any(not 0 <= level < levels for level in attention):
@@ -111,9 +116,9 @@ class UNet(nn.Module):
                 f"'attention' must name levels in [0, {levels}) and 'blocks' be at least 1, got {tuple(attention)} and "
                 f"{blocks}"
             )
-        self.levels, dim = levels, 4 * width
+        self.levels, self.fold, dim = levels, fold, 4 * width
         self.condition = Condition(dim, classes=classes, vector=vector)
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.first = nn.Conv2d(channels * fold**2, width, 3, padding=1)
 
         def block(inputs: int, outputs: int, attends: bool) -> Block:
             if attends and outputs % min(head, outputs):
@@ -144,7 +149,7 @@ class UNet(nn.Module):
                 up.append(resized(d, 2.0))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
         self.widens = [b.resample > 1.0 for b in up]
-        self.norm, self.last = _norm(d), _zero(d, outputs or channels)
+        self.norm, self.last = _norm(d), _zero(d, (outputs or channels) * fold**2)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -152,11 +157,11 @@ class UNet(nn.Module):
         return nn.ModuleList([*self.down, *self.middle, *self.up])
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        factor = 2 ** (self.levels - 1)
+        factor = self.fold * 2 ** (self.levels - 1)
         if x_t.shape[2] % factor or x_t.shape[3] % factor:
             raise ValueError(f"'x_t' must have sides that are multiples of {factor}, got {tuple(x_t.shape)}")
         c = self.condition(t, cond)
-        kept = [self.first(x_t)]
+        kept = [self.first(F.pixel_unshuffle(x_t, self.fold))]
         for block in self.down:
             kept.append(block(kept[-1], c))
         x = kept[-1]
@@ -164,4 +169,4 @@ class UNet(nn.Module):
             x = block(x, c)
         for block, widens in zip(self.up, self.widens, strict=True):
             x = block(x if widens else torch.cat([x, kept.pop()], dim=1), c)
-        return self.last(F.silu(self.norm(x))).to(x_t.dtype)
+        return F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.fold).to(x_t.dtype)

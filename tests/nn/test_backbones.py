@@ -226,6 +226,25 @@ def test_a_unet_without_channels_is_refused(options):
         UNet(1, **options)
 
 
+@pytest.mark.parametrize("outputs", [3, 6])
+def test_a_folded_unet_is_a_plain_one_on_squares_of_pixels(outputs):
+    net = awake(unet(fold=2, outputs=outputs))
+    plain = UNet(12, width=8, multipliers=(1, 2), attention=(1,), head=8, classes=5, outputs=4 * outputs)
+    plain.load_state_dict(net.state_dict())
+    x, t = inputs()
+    cond = {"label": torch.tensor([0, 1, 2, -1])}
+    squares = x.view(4, 3, 4, 2, 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(4, 12, 4, 2)
+    y = plain(squares, t, cond).view(4, outputs, 2, 2, 4, 2).permute(0, 1, 4, 2, 5, 3).reshape(4, outputs, 8, 4)
+    assert torch.equal(net(x, t, cond), y)
+
+
+def test_sides_that_do_not_fold_are_refused():
+    with pytest.raises(ValueError, match="multiples of 4"):
+        unet(fold=2)(torch.zeros(1, 3, 8, 6), torch.zeros(1), {})
+    with pytest.raises(ValueError, match="'fold' must be at least 1"):
+        unet(fold=0)
+
+
 @pytest.mark.parametrize("options", [{"width": 0}, {"depth": 0}])
 def test_a_perceptron_without_layers_is_refused(options):
     with pytest.raises(ValueError, match="'width' and 'depth' must be at least 1"):
