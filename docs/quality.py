@@ -45,8 +45,8 @@ from gensys.run_folder import RunFolder
 HERE = Path(__file__).parent
 SAMPLES, HELD = 1000, 256  # samples of each; held-out images whose likelihood is taken
 CODEC_SHARE = 1 / 3  # of the time, as `gensys compare` has it
-# as many parameters as the peers', batch and rate as theirs
-UNET = {"net": "unet", "width": "16", "depth": "1", "levels": "3", "batch": str(BATCH), "lr": "1e-3"}
+# as many steps as the peers', of their rate, on squares of 2 x 2 pixels
+UNET = {"net": "unet", "fold": "2", "width": "32", "depth": "1", "levels": "3", "batch": str(BATCH), "lr": "1e-3"}
 DDIM = ["solver=ddim", "grid=trailing", f"steps={DDIM_STEPS}"]
 
 
