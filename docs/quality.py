@@ -225,6 +225,8 @@ def write(folder: Path) -> None:
                     shown = f"*{name}* {cells[name][0]['version']}" if name == peer else f"`{name}`"
                     lines.append(f"| {family} | {shown} | {' | '.join(_cells(cells[name]))} | {len(cells[name])} |")
             verdicts += _verdicts(family, cells, names, peer)
+        missing = [f"`{name}`" for name in ORDER if name not in cells]
+        verdicts += [f"- not measured yet: {', '.join(missing)}."] if missing else []
         notes = [f"- {name}: {row['note']}." for name, rows in cells.items() for row in rows if row.get("note")]
         lines += ["", *verdicts, *notes, ""]
     if not known:
@@ -252,12 +254,15 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _verdicts(family: str, cells: dict[str, list[dict[str, Any]]], names: tuple[str, ...], peer: str) -> list[str]:
-    """Which of ours are behind the peer of their family, by the mean ratio of distances."""
-    if peer not in cells:
+    """Which of ours are ahead of the peer of their family and which behind, by the mean ratio of distances."""
+    ours = {name: statistics.fmean(map(_ratio, cells[name])) for name in names if name in cells}
+    if peer not in cells or not ours:
         return []
-    theirs = statistics.fmean(_ratio(row) for row in cells[peer])
-    behind = [f"`{n}`" for n in names if n in cells and statistics.fmean(map(_ratio, cells[n])) > theirs]
-    return [f"- {family}: {'behind ' + peer + ': ' + ', '.join(behind) if behind else 'none is behind ' + peer}."]
+    theirs = statistics.fmean(map(_ratio, cells[peer]))
+    ahead = [f"`{name}`" for name, ratio in ours.items() if ratio <= theirs]
+    behind = [f"**`{name}`**" for name, ratio in ours.items() if ratio > theirs]
+    parts = [f"{word} {peer}: {', '.join(some)}" for word, some in (("ahead of", ahead), ("behind", behind)) if some]
+    return [f"- {family}: {'; '.join(parts)}."]
 
 
 if __name__ == "__main__":
