@@ -71,6 +71,7 @@ OURS = {
     "latent_diffusion": Ours("latent_diffusion", {"guidance": "1"}, "kl_autoencoder"),
     "glow": Ours("glow", {}, bits=True),
     "vae": Ours("vae", {}, bits=True),
+    "vae, patch=4": Ours("vae", {"patch": "4"}, bits=True),
     "vq_prior": Ours("vq_prior", {"guidance": "1"}, "vq_vae"),
 }
 # Family -> (what of gensys, the peers), in the order of the page.
@@ -78,11 +79,11 @@ FAMILIES = {
     "flow matching": (("latent_dit", "flow_matching", "flow_matching, unet"), "torchcfm"),
     "diffusion": (("latent_diffusion", "ddpm", "ddpm, unet"), "diffusers"),
     "flows": (("glow",), "normflows"),
-    "autoencoders": (("vae", "vq_prior"), "pythae"),
+    "autoencoders": (("vae", "vae, patch=4", "vq_prior"), "pythae"),
 }
 # What is done first tells most.
 ORDER = ("latent_dit", "pythae", "normflows", "glow", "flow_matching", "torchcfm", "flow_matching, unet", "vae")
-ORDER += ("diffusers", "ddpm", "ddpm, unet", "vq_prior", "latent_diffusion")
+ORDER += ("diffusers", "ddpm", "ddpm, unet", "vae, patch=4", "vq_prior", "latent_diffusion")
 
 
 def gensys(*words: str) -> dict[str, Any]:
