@@ -91,7 +91,7 @@ def seen_of_samples(
     place = inside(samples.where, f"digests/features-{extractor.key}-{extractor.weights[:16]}")
     try:
         store = Store.create(place, arrays, len(samples), shard, samples.config.chunk, about)
-        if not store.missing() and (problems := store.verify()):
+        if store.sealed and (problems := store.verify()):
             store.repair(problems)
     except StoreError as error:
         raise StoreError(
@@ -99,6 +99,8 @@ def seen_of_samples(
         ) from error
     job = FeaturesJob(str(samples.where), str(place), named)
     fill(store, job, "features", "samples", workers=workers, screen=screen, pool=pool)
+    if not store.sealed:
+        store.seal({})
     rows = np.arange(len(store))
     read = {name: torch.from_numpy(store.read(name, rows)) for name in arrays}
     return Seen(read["features"], read.get("logits"))
