@@ -76,7 +76,7 @@ def write(folder: Path) -> None:
         "2,500 samples lie within 3 standard deviations of, and the share of samples that lie so near to any (of the "
         "data 0.989).",
         "",
-        "| run | steps of the generator | CPU seconds | modes | share of samples |",
+        "| run | steps of the generator | seconds of a busy machine | modes | share of samples |",
         "|---|---|---|---|---|",
     ]
     figure, axes = pyplot.subplots(1, len(runs), figsize=(3.2 * len(runs), 3.4), squeeze=False)
