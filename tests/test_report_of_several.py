@@ -40,6 +40,10 @@ def test_the_best_is_marked_and_what_cannot_be_told_from_it():
     assert [best for best, _ in found] == ["", "best", "as good"]
     line, found = cells(scored(0.3, "recall", better="higher"), scored(0.2, "recall", better="higher"))
     assert [best for best, _ in found] == ["best", ""]
+    three = (scored(v, "diversity_lenet", real=5.3, better="nearer") for v in (6.9, 5.0, 4.0))
+    line, found = cells(*three)
+    assert [best for best, _ in found] == ["", "best", ""]
+    assert (line.arrow, line.direction) == ("→", "nearer to real data is better")
 
 
 def test_there_is_no_best_of_one_or_of_equals():

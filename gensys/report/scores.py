@@ -121,7 +121,7 @@ def _score(name: str, metric: Mapping[str, Any]) -> Score:
     # a decibel is a logarithm already, and there is no multiple of zero
     ratio = f"{compact(value / floor, 3)} ×" if value is not None and floor and floor > 0 and not unit else ""
     drawable = value is not None and min(v for v in (value, low, high, floor) if v is not None) >= 0
-    arrow, direction = _DIRECTIONS[str(metric.get("better"))]
+    arrow, direction = _DIRECTIONS.get(str(metric.get("better")), _DIRECTIONS["lower"])
     return Score(
         name=name,
         about=str(metric.get("about") or ""),
