@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ class Subject:
     def judges(self) -> Path:
         return self.folder.path / "judge"
 
+    @cached_property
+    def samples(self) -> Tensor:
+        """All of them, in [-1, 1]."""
+        return images_of(self.store.read("x", np.arange(len(self.store))))
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """What each was asked to be, -1 = nothing."""
+        return torch.from_numpy(self.store.read("label", np.arange(len(self.store))))
+
     def explained(self, error: ValueError) -> RunError:
         """Too few rows, or values that are no images: the message names which."""
         return RunError(f"{str(self.store.path)!r} cannot be scored: {error}")
@@ -136,8 +147,7 @@ def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
             other = None if real.floor is None else of(reference, real.floor)
             only = [name for name in DISTRIBUTION if asked.wants(name)]
             metrics |= evaluate_features(extractor, seen, of(reference, real.reference), other, only)
-            labels = torch.from_numpy(store.read("label", np.arange(n)))
-            metrics |= _of_classes(subject, asked, labels, seen, extractor, judged, real, reference, of, leave_out)
+            metrics |= _of_classes(subject, asked, seen, extractor, judged, real, reference, of, leave_out)
             if asked.wants("memorisation"):
                 metrics |= _copying(subject, own, seen, extractor, of, leave_out)
         except ValueError as error:
@@ -149,7 +159,7 @@ def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
             else:
                 leave_out("no reconstruction: there are no held-out images")
         if asked.clip is not None:
-            metrics |= _clip(subject, asked, asked.clip, labels, real, reference, leave_out)
+            metrics |= _clip(subject, asked, asked.clip, real, reference, leave_out)
         if isinstance(source, Unpaired):
             translated, missing = _translate(store, source)
             metrics |= translated
@@ -181,7 +191,6 @@ def _open(named: Named, judged: Judge | None, source: Source) -> Extractor:
 def _of_classes(
     subject: Subject,
     asked: Asked,
-    labels: Tensor,
     seen: Seen,
     extractor: Extractor,
     judged: Judge | None,
@@ -192,11 +201,11 @@ def _of_classes(
 ) -> dict[str, Metric]:
     """Label agreement and diversity within classes, or among all where there are none."""
     found: dict[str, Metric] = {}
+    labels = subject.labels
     labelled = bool((labels >= 0).all())
-    samples = images_of(subject.store.read("x", np.arange(len(subject.store))))
     if asked.wants("labels") and judged is not None:
         if labelled:
-            logits = seen.logits if asked.features == LENET else lenet(judged.classifier).logits(samples)
+            logits = seen.logits if asked.features == LENET else lenet(judged.classifier).logits(subject.samples)
             assert logits is not None  # a classifier's
             found |= evaluate_labels(labels, logits, judged.accuracy)
         else:
@@ -209,7 +218,7 @@ def _of_classes(
             leave_out("no diversity: the reference has none of the classes of the samples")
         else:
             try:
-                pair = (samples, seen.features, marks[0], x, of(reference, real.reference).features, marks[1])
+                pair = (subject.samples, seen.features, marks[0], x, of(reference, real.reference).features, marks[1])
                 found |= evaluate_diversity(*pair, extractor.name)
             except ValueError as error:  # no class with two rows
                 leave_out(f"no diversity: {error}")
@@ -220,7 +229,6 @@ def _clip(
     subject: Subject,
     asked: Asked,
     folder: str,
-    labels: Tensor,
     real: Real,
     reference: Source,
     leave_out: Callable[[str], None],
@@ -228,14 +236,13 @@ def _clip(
     """Scores by an encoder of images and texts; a class is told by the prompt."""
     head = None if asked.aesthetic is None else open_head(asked.aesthetic)
     x, known = images(reference, real.reference)
-    names = subject.source.classes
+    names, labels = subject.source.classes, subject.labels
     texts = told = None
     if not (names == reference.classes and names and bool((labels >= 0).all()) and bool((known >= 0).all())):
         leave_out("no clip score: samples and real images need labels, of the same classes")
     else:
         texts, told = ([asked.prompt.replace("{}", names[k]) for k in some.tolist()] for some in (labels, known))
-    samples = images_of(subject.store.read("x", np.arange(len(subject.store))))
-    return evaluate_clip(open_clip(folder), samples, texts, x, told, head)
+    return evaluate_clip(open_clip(folder), subject.samples, texts, x, told, head)
 
 
 def _copying(
@@ -250,10 +257,9 @@ def _copying(
         leave_out(f"no memorisation: it needs {_LEAST_HELD_OUT} held-out images, and there are {len(real.test)}")
         return {}
     source = subject.source
-    samples = images_of(subject.store.read("x", np.arange(len(subject.store))))
     train, test = (images(source, rows)[0] for rows in (real.train, real.test))
     known, unseen = (of(source, rows).features for rows in (real.train, real.test))
-    return evaluate_copying(samples, train, test, (seen.features, known, unseen), extractor.name)
+    return evaluate_copying(subject.samples, train, test, (seen.features, known, unseen), extractor.name)
 
 
 def evaluate_quickly(subject: Subject, screen: Screen) -> Scores:

@@ -33,9 +33,14 @@ from gensys.nn.inception import InceptionV3
 from gensys.nn.lenet import LeNet
 from gensys.noise import Noise, Stream
 
-__all__ = ["Extractor", "efficientnet", "inception", "lenet", "opened", "own"]
+__all__ = ["Extractor", "efficientnet", "inception", "keyed", "lenet", "opened", "own"]
 
 Compute = Callable[[Tensor], Tensor]
+
+
+def keyed(name: str) -> str:
+    """The name of an extractor as part of a metric's."""
+    return re.sub(r"\W", "_", name)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Extractor:
     @property
     def key(self) -> str:
         """The name as part of a metric's."""
-        return re.sub(r"\W", "_", self.name)
+        return keyed(self.name)
 
     @property
     def distance(self) -> str:

@@ -17,7 +17,7 @@ from gensys.evaluate.authenticity import authenticity
 from gensys.evaluate.checks import check_images, check_labels, one_thread
 from gensys.evaluate.distribution import NEIGHBOURS, distance, evaluate_features, see
 from gensys.evaluate.diversity import Compare, beside_real, diversity, feature_distance, similarity
-from gensys.evaluate.extractors import Extractor, lenet
+from gensys.evaluate.extractors import Extractor, keyed, lenet
 from gensys.evaluate.frechet import Moments, frechet
 from gensys.evaluate.memorisation import QUANTILE, memorisation
 from gensys.evaluate.metric import Metric, Z, bootstrap_half, mean_metric, proportion_interval, share_metric
@@ -174,8 +174,7 @@ def evaluate_diversity(
             about = f"mean MS-SSIM of {scales} scales of two samples {within}"
             found["ms_ssim_within"] = _within(samples, labels, real, known, similarity(scales), about)
         about = f"mean distance of the {name} features of two samples {within}"
-        key = f"diversity_{name}".replace("-", "_").replace(":", "_")
-        found[key] = _within(fake, labels, other, known, feature_distance, about)
+        found[f"diversity_{keyed(name)}"] = _within(fake, labels, other, known, feature_distance, about)
     return found
 
 
