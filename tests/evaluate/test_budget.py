@@ -7,8 +7,9 @@ import sys
 import pytest
 
 MEASURE = """
-import json, resource, sys, time
+import json, sys, time
 import torch
+from gensys.engine.memory import peak_bytes
 from gensys.evaluate.frechet import frechet_distance
 from gensys.evaluate.prdc import prdc
 
@@ -21,7 +22,7 @@ for name, call in (("frechet", frechet_distance), ("prdc", prdc)):
     result = call(samples, reference)
     found[name] = time.process_time() - began
 found["density"] = result.density
-found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+found["peak"] = peak_bytes()
 print(json.dumps(found))
 """
 

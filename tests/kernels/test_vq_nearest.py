@@ -206,14 +206,15 @@ def test_threads_do_not_matter():
 def test_memory_is_flat():
     """8,000 rows x 8,000 codes: their matrix would be 256 MB."""
     code = """
-import resource, torch
+import torch
+from gensys.engine.memory import peak_bytes
 from gensys.kernels.vq_nearest import reference, vq_nearest
 def peak(n):
     for op in (vq_nearest, reference):
         op(torch.ones(n, 2), torch.ones(n, 2), distances=True)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_bytes()
 small = peak(2048)
-print((peak(8_000) - small) // 1024)
+print((peak(8_000) - small) >> 20)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
