@@ -29,16 +29,16 @@ SAMPLES = 1000
 
 BUDGET = "150k"
 DIT = {"net": "dit", "width": "128", "depth": "5", "heads": "4", "patch": "2", "batch": "128", "lr": "2e-3"}
-# Latents have unit variance, and the ladder doubles over the whole budget, from 10 intervals to what so few steps bear.
-FROM_SCRATCH = {"sigma_data": "1", "first": "10", "last": "80", "doubling": "0", "batch": "64"}
+# The ladder doubles over the whole budget, from 10 intervals to what so few steps bear.
+FROM_SCRATCH = {"first": "10", "last": "80", "doubling": "0", "batch": "64"}
 SAME = {"data": "LATENTS", "budget": BUDGET}
 # Name of the row -> (recipe, knobs). LATENTS and the teacher's row stand for their paths. All but latent_diffusion,
 # whose network is its own, train the same transformer on the same latents for as long, and are sampled unguided.
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "ddpm": ("ddpm", SAME | DIT),
     "iddpm": ("iddpm", SAME | DIT),
-    "score_sde": ("score_sde", SAME | DIT | {"sigma_data": "1"}),
-    "edm": ("edm", SAME | DIT | {"sigma_data": "1"}),
+    "score_sde": ("score_sde", SAME | DIT),
+    "edm": ("edm", SAME | DIT),
     "dit": ("dit", SAME | {"guidance": "1"}),
     "latent_diffusion": ("latent_diffusion", {"data": "LATENTS", "guidance": "1", "budget": "60k"}),
     "latent_dit": ("latent_dit", SAME | {"guidance": "1"}),

@@ -62,6 +62,12 @@ class Domain:
         """The interval that all data lie in: that of images; None = not known."""
         return (-1.0, 1.0) if self.latents is None and len(self.shape) == 3 else None
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation that is taken for that of an element: 0.5 for images in [-1, 1], as EDM's authors do
+        (Karras et al., 2022, arXiv:2206.00364, table 1), and 1 for latents, which are normalised, and for vectors."""
+        return 0.5 if self.bounds else 1.0
+
     def model(self, prior: Generative) -> Generative:
         """The model of the data: `prior` itself, or with the codec of the latents that it draws."""
         if self.latents is None:

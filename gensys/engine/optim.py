@@ -12,10 +12,13 @@ from gensys.errors import ConfigError
 
 __all__ = ["Optim", "adamw", "rate"]
 
+_RISE = 0.1  # of a run: one of 200 steps would otherwise rise for half of it
+
 
 @dataclass(frozen=True)
 class Optim:
-    """lr: the peak. warmup: steps of linear growth. decay: the last fraction of the run, which falls linearly to 0.
+    """lr: the peak. warmup: steps of linear growth, or the first tenth of the run if that is shorter. decay: the last
+    fraction of the run, which falls linearly to 0.
 
     Loshchilov and Hutter, 2017, "Decoupled weight decay regularization", arXiv:1711.05101; the trapezoidal schedule:
     Zhai et al., 2021, "Scaling vision transformers", arXiv:2106.04560, section 3.4.
@@ -41,6 +44,6 @@ def adamw(parameters: Sequence[nn.Parameter], optim: Optim) -> torch.optim.AdamW
 
 def rate(optim: Optim, step: int, progress: float) -> float:
     """The learning rate of a step; progress: the fraction of the budget that is spent, in [0, 1]."""
-    rise = min(1.0, (step + 1) / optim.warmup) if optim.warmup else 1.0
+    rise = min(1.0, max((step + 1) / optim.warmup, progress / _RISE)) if optim.warmup else 1.0
     fall = min(1.0, (1.0 - progress) / optim.decay) if optim.decay else 1.0
     return optim.lr * rise * fall

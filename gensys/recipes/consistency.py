@@ -23,7 +23,7 @@ def consistency(
     first: Annotated[int, needs.UNTAUGHT] = 10,  # from scratch: intervals of the ladder at the beginning
     last: Annotated[int, needs.UNTAUGHT] = 160,  # from scratch: at the end; more are finer, take longer
     doubling: Annotated[int, needs.UNTAUGHT] = 2000,  # from scratch: steps in which they double; 0 = all of the budget
-    sigma_data: Annotated[float, needs.UNTAUGHT] = 0.5,  # from scratch: standard deviation of the data
+    sigma_data: Annotated[float, needs.UNTAUGHT] = 0.0,  # from scratch: deviation of the data; 0 = by their kind
     rungs: Annotated[int, needs.STUDENT] = 1000,  # distilled: noise levels of the ladder
     skip: Annotated[int, needs.STUDENT] = 50,  # distilled: rungs that one step of the teacher goes over
     step: Annotated[Literal["heun", "ddim"], needs.STUDENT] = "ddim",  # distilled: the solver of that step
@@ -56,7 +56,7 @@ def consistency(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             curriculum=Curriculum(_steps(doubling, training), first, last),
-            sigma_data=sigma_data,
+            sigma_data=sigma_data or domain.deviation,
             sampler=sampling.sampler(EDM(), domain),
         )
 

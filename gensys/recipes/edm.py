@@ -14,9 +14,9 @@ from gensys.systems.edm import edm as system
 def edm(
     data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors (.csv), or a latent store
     size: int = 32,  # side to which images are cropped and scaled
-    sigma_data: float = 0.5,  # standard deviation of the data: 0.5 for images, 1 for latents
-    level_mean: float = -1.2,  # mean of the logarithm of the noise levels in training
-    level_std: float = 1.2,  # standard deviation of the logarithm of the noise levels in training
+    sigma_data: float = 0.0,  # standard deviation of the data; 0 = 0.5 for images, 1 for latents and vectors
+    level_mean: float = -1.2,  # mean of ln(sigma / (2 sigma_data)) of the noise levels in training
+    level_std: float = 1.2,  # standard deviation of the same
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
     training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
@@ -35,7 +35,7 @@ def edm(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
-            sigma_data=sigma_data,
+            sigma_data=sigma_data or domain.deviation,
             mean=level_mean,
             std=level_std,
             dropout=dropout,

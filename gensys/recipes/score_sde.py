@@ -23,7 +23,9 @@ def score_sde(
     target: Literal["noise", "score"] = "noise",  # what the network outputs; the loss weighs both alike
     sigma_min: Annotated[float, _VE] = 0.01,  # first noise level of ve
     sigma_max: Annotated[float, _VE] = 50.0,  # last noise level of ve: the largest distance between two data
-    sigma_data: Annotated[float, _VE] = 0.5,  # standard deviation of the data, which scales the inputs under ve
+    sigma_data: Annotated[
+        float, _VE
+    ] = 0.0,  # standard deviation of the data, which scales the inputs; 0 = by their kind
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
     training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
@@ -45,7 +47,7 @@ def score_sde(
             domain.shape,
             path=path,
             target=targets.noise if target == "noise" else targets.score,
-            sigma_data=sigma_data,
+            sigma_data=sigma_data or domain.deviation,
             dropout=dropout,
             sampler=sampling.sampler(path, domain),
         )

@@ -5,7 +5,7 @@
     c_skip = s^2 / (sigma^2 + s^2)       c_out = sigma s / sqrt(sigma^2 + s^2)         s = sigma_data
     c_in = 1 / sqrt(sigma^2 + s^2)       c_noise = ln(sigma) / 4
 
-    loss: |F - (x - c_skip x_t) / c_out|^2, ln(sigma) ~ N(mean, std^2)
+    loss: |F - (x - c_skip x_t) / c_out|^2, ln(sigma / 2 s) ~ N(mean, std^2)
 
 c_skip and c_out are the target `targets.EDM`, c_in and c_noise the inputs of `Denoiser`; sampling walks `times.karras`
 with `heun` or, stochastically, `churn`.
@@ -16,6 +16,7 @@ arXiv:2206.00364, table 1, algorithms 1 and 2.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from torch import nn
@@ -43,12 +44,13 @@ def edm(
 ) -> Diffusion:
     """net: a backbone for data of `shape`. sigma_data: the standard deviation of the data.
 
-    mean, std: of ln(sigma) in training; theirs are for images in [-1, 1] and sigma_data 0.5. dropout: of the condition.
+    mean, std: of ln(sigma / (2 sigma_data)) in training: theirs are of ln(sigma), for sigma_data = 0.5; data twice as
+    large want noise twice as large. dropout: of the condition.
     sampler: on a grid that `karras` made for `path`; an even one spends nearly all of its steps above any data.
     """
     return Diffusion(
         Denoiser(net, path, targets.EDM(sigma_data), sigma_data=sigma_data, unlabelled=dropout > 0.0),
         shape,
-        objective=partial(denoise, law=LogNormal(path, mean, std), dropout=dropout),
+        objective=partial(denoise, law=LogNormal(path, mean + math.log(2.0 * sigma_data), std), dropout=dropout),
         sampler=sampler,
     )

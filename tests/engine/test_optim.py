@@ -11,6 +11,12 @@ def test_warmup_is_linear_and_then_the_peak():
     assert [rate(optim, step, 0.0) for step in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
 
 
+def test_warmup_takes_no_more_than_a_tenth_of_a_run():
+    optim = Optim(lr=1.0, warmup=100, decay=0.0)
+    assert [rate(optim, step, step / 50) for step in (0, 1, 2, 5, 20)] == pytest.approx([0.01, 0.2, 0.4, 1.0, 1.0])
+    assert rate(optim, 50, 50 / 100_000) == pytest.approx(0.51)  # of a long run as many steps as it says
+
+
 def test_decay_falls_linearly_to_zero_over_the_last_part():
     optim = Optim(lr=1.0, warmup=0, decay=0.5)
     assert [rate(optim, 0, p) for p in (0.0, 0.5, 0.75, 1.0)] == [1.0, 1.0, 0.5, 0.0]

@@ -59,13 +59,17 @@ def test_edm_is_preconditioned_as_published(sigma_data):
     torch.testing.assert_close(denoised, c_skip * x_t + c_out * output, rtol=0, atol=1e-10)
 
 
-def test_the_loss_of_edm_is_the_published_one():
-    """E lambda(sigma) |D(x + sigma n) - x|^2, lambda = (sigma^2 + s^2) / (sigma s)^2, ln sigma ~ N(-1.2, 1.2^2)."""
-    net, s, x = Seen(), 0.5, data()
+@pytest.mark.parametrize("s", [0.5, 1.0])
+def test_the_loss_of_edm_is_the_published_one(s):
+    """E lambda(sigma) |D(x + sigma n) - x|^2, lambda = (sigma^2 + s^2) / (sigma s)^2, ln sigma ~ N(-1.2, 1.2^2).
+
+    Of data that are twice as large the noise is too.
+    """
+    net, x = Seen(), data()
     model = edm(net, (3,), sigma_data=s, sampler=SAMPLER)
     noise = Noise(1, IDS, 5)
     got = model.loss(Batch(x, {}, IDS), noise, "model").total
-    sigma = torch.exp(-1.2 + 1.2 * noise.normal((1,), Stream.TIME).double())
+    sigma = 2 * s * torch.exp(-1.2 + 1.2 * noise.normal((1,), Stream.TIME).double())
     x_t = x + sigma * noise.normal((3,), Stream.EPS).double()
     total = (sigma**2 + s**2).sqrt()
     f = net(x_t / total, (sigma.log() / 4 / CLOCK)[:, 0], {})
