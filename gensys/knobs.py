@@ -29,13 +29,11 @@ from gensys.engine.precision import Precision
 from gensys.errors import ConfigError
 from gensys.families.diffusion import Sampler
 from gensys.guidance import Guidance
-from gensys.nn.dit import DiT
+from gensys.nn.backbone import backbone
 from gensys.nn.features import TrainedFeatures, Wavelets
 from gensys.nn.lenet import LeNet
-from gensys.nn.mlp import MLP
 from gensys.nn.stylegan import pyramid
 from gensys.nn.translator import patch_critic
-from gensys.nn.unet import UNet
 from gensys.objectives.penalties import R1, Lazy, Penalty
 from gensys.paths import Discrete, Path
 from gensys.run import Trained, budget_of
@@ -314,50 +312,30 @@ class Network:
     """The backbone of a path model; vectors have an MLP, whatever `net` says."""
 
     net: Annotated[Literal["dit", "unet"], needs.NETWORK] = "unet"  # of images: dit (transformer), unet (convolutions)
-    width: Annotated[int, needs.WIDTH] = 32  # features of a token (dit), first channels (unet), units (vectors)
-    depth: Annotated[int, needs.WIDTH] = 2  # blocks of dit, or a resolution of unet; layers for vectors
+    width: Annotated[int, needs.WIDTH] = 0  # features (dit), first channels (unet), units (vectors); 0 = 96, 32, 128
+    depth: Annotated[int, needs.WIDTH] = 0  # blocks (dit, or a resolution of unet), layers (vectors); 0 = 4, 1, 3
     heads: Annotated[int, needs.DIT] = 4  # heads of the attention of dit
-    patch: Annotated[int, needs.DIT] = 2  # side of the squares of pixels or latents that are one token of dit
+    patch: Annotated[int, needs.DIT] = 0  # side of the squares that are one token of dit; 0 = by the side of the data
     levels: Annotated[int, needs.UNET] = 3  # resolutions of unet; all but the first attend
-    fold: Annotated[int, needs.UNET] = 1  # side of the squares of pixels that unet folds into channels first
+    fold: Annotated[int, needs.UNET] = 0  # side of the squares that unet folds into channels; 0 = by that of the data
 
     def build(self, shape: tuple[int, ...], *, classes: int, vector: int = 0, outputs: int | None = None) -> nn.Module:
         """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data.
 
         Raises: ConfigError for data, and ValueError for a network, that do not fit.
         """
-        if len(shape) == 1:
-            return MLP(shape[0], width=self.width, depth=self.depth, classes=classes, vector=vector, outputs=outputs)
-        if len(shape) != 3:
-            raise ConfigError(f"images (C, H, W) or vectors (D,) are wanted, and the data are {shape}")
-        if self.net == "dit":
-            return DiT(
-                (shape[0], shape[1], shape[2]),
-                patch=self.patch,
-                width=self.width,
-                depth=self.depth,
-                heads=self.heads,
-                classes=classes,
-                vector=vector,
-                outputs=outputs,
-            )
-        halved = self.fold * 2 ** (self.levels - 1) if min(self.levels, self.fold) > 0 else 0
-        if not halved or shape[1] % halved or shape[2] % halved:
-            raise ConfigError(
-                f"'levels' and 'fold' must be at least 1, each level after the first is of half the sides, and the "
-                f"sides are {shape[1]} x {shape[2]} over 'fold', got {self.levels} and {self.fold}: give fewer levels, "
-                f"a smaller fold, or net=dit"
-            )
-        return UNet(
-            shape[0],
+        return backbone(
+            shape,
+            self.net,
             width=self.width,
-            multipliers=(1, *[2] * (self.levels - 1)),
-            blocks=self.depth,
-            attention=tuple(range(1, self.levels)),
+            depth=self.depth,
+            heads=self.heads,
+            patch=self.patch,
+            levels=self.levels,
+            fold=self.fold,
             classes=classes,
             vector=vector,
             outputs=outputs,
-            fold=self.fold,
         )
 
 

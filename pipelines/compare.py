@@ -54,7 +54,6 @@ class Contender:
     codec: str = ""
 
 
-_DIT = {"net": "dit", "width": "128", "depth": "4", "heads": "4", "patch": "4", "batch": "64", "lr": "2e-3"}
 _UNGUIDED = {"guidance": "1"}  # guidance trades coverage for fidelity: a comparison of its own
 
 CONTENDERS: dict[str, Contender] = {
@@ -65,11 +64,11 @@ CONTENDERS: dict[str, Contender] = {
     "stylegan2": Contender("stylegan2", {}),
     "realnvp": Contender("realnvp", {}),
     "glow": Contender("glow", {}),
-    "ddpm": Contender("ddpm", _DIT),
-    "flow_matching": Contender("flow_matching", _DIT),
+    "ddpm": Contender("ddpm", {}),
+    "flow_matching": Contender("flow_matching", {}),
     "latent_dit": Contender("latent_dit", _UNGUIDED, codec="kl_autoencoder"),
 }
-"""One or two of every family, with the knobs of its recipe but for what makes them alike."""
+"""One or two of every family, with the defaults of its recipe."""
 
 
 @dataclass(frozen=True)

@@ -111,10 +111,18 @@ def test_data_that_no_network_takes():
         Network().build((2, 3), classes=0)
 
 
-@pytest.mark.parametrize(("levels", "fold"), [(0, 1), (4, 1), (1, 0), (3, 2), (1, 5)])
+@pytest.mark.parametrize(("levels", "fold"), [(4, 1), (4, 0), (3, 2), (1, 5)])
 def test_a_unet_whose_levels_do_not_halve_the_data_is_refused_before_it_is_trained(levels, fold):
-    with pytest.raises(ConfigError, match=f"must be at least 1.* sides are 12 x 12 over 'fold', got {levels} and"):
+    with pytest.raises(
+        ConfigError, match=f"sides are 12 x 12, over 'fold', got {levels} levels and a fold of {fold or 1}"
+    ):
         Network(net="unet", levels=levels, fold=fold).build((1, 12, 12), classes=0)
+
+
+@pytest.mark.parametrize("knob", ["width", "depth", "patch", "fold", "levels"])
+def test_sizes_below_the_least_are_refused(knob):
+    with pytest.raises(ConfigError, match=f"'{knob}'.* must be at least|'{knob}' at least 1"):
+        replace(Network(), **{knob: -1}).build((1, 12, 12), classes=0)
 
 
 @pytest.mark.parametrize(("recipe", "said"), [(lcm, "its scale is the knob 'w'"), (consistency, "the knob 'scale'")])

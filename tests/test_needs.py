@@ -33,8 +33,8 @@ IDLE = [
     ("edm", "rows.npy", "net=dit", "a network of its own for images"),
     ("edm", "rows.npy", "levels=2", "net=unet, for images"),
     ("edm", "labelled.npz", "heads=2", "net=dit, for images"),
-    ("flow_matching", "labelled.npz", "net=unet patch=2", "net=dit, for images"),
-    ("flow_matching", "labelled.npz", "levels=2", "net=unet, for images"),
+    ("flow_matching", "labelled.npz", "patch=2", "net=dit, for images"),
+    ("flow_matching", "labelled.npz", "net=dit levels=2", "net=unet, for images"),
     ("dit", "labelled.npz", "aspect=2", "latents of several shapes"),
     ("score_sde", "labelled.npz", "sigma_max=20", "sde=ve"),
     ("score_sde", "labelled.npz", "sigma_min=0.1", "sde=ve"),
@@ -63,7 +63,7 @@ HEARD = [
     ("score_sde", "labelled.npz", "sde=ve sigma_max=20 sigma_min=0.1 sigma_data=1"),
     ("consistency", "labelled.npz", "first=5 last=20 doubling=100 sigma_data=1"),
     ("consistency", "labelled.npz", "teacher=runs/edm rungs=90 skip=9 step=heun scale=2"),
-    ("flow_matching", "labelled.npz", "net=unet levels=2"),
+    ("flow_matching", "labelled.npz", "levels=2"),
 ]
 
 

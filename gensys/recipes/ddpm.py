@@ -36,9 +36,8 @@ def ddpm(
     weight: Literal["even", "min_snr", "snr_plus_one", "truncated_snr"] = "even",  # of the steps in the loss
     variance: Variance = "small",  # of ancestral steps: right for data at a point, or of unit variance
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
-    # a transformer: for pictures of this size it is about ten times as fast on a CPU as the paper's U-Net, net=unet
-    network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008 - a frozen value
-    training: Training = Training(lr=2e-3),  # noqa: B008 - a frozen value
+    network: Network = Network(),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k"),  # noqa: B008 - a frozen value
     sampling: Sampling = Sampling(solver="ancestral", steps=50, clip=True),  # noqa: B008 - steps=1000 is the paper's
 ) -> Run:
     """Denoising diffusion (DDPM) on images, tables or latents: noise prediction, sampled by ancestral steps.

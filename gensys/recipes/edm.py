@@ -18,7 +18,7 @@ def edm(
     level_mean: float = -1.2,  # mean of ln(sigma / (2 sigma_data)) of the noise levels in training
     level_std: float = 1.2,  # standard deviation of the same
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
-    network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
+    network: Network = Network(),  # noqa: B008 - a frozen value
     training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="heun", steps=10, grid="karras"),  # noqa: B008
 ) -> Run:

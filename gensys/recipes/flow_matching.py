@@ -16,8 +16,8 @@ def flow_matching(
     size: int = 32,  # side of the images, for files of them
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     times: Times = Times(),  # noqa: B008 - a frozen value
-    network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008
-    training: Training = Training(budget="200k"),  # noqa: B008
+    network: Network = Network(),  # noqa: B008
+    training: Training = Training(batch=32, budget="100k"),  # noqa: B008
     sampling: Sampling = Sampling(steps=10),  # noqa: B008
 ) -> Run:
     """Flow matching: the velocity of straight lines between noise and data.

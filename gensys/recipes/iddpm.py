@@ -29,9 +29,8 @@ def iddpm(
     share: float = 0.001,  # of the variational bound in the loss: it teaches the variance alone
     variance: Variance = "learned",  # of ancestral steps: as learned, or its bounds
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
-    # a transformer: for pictures of this size it is about ten times as fast on a CPU as the paper's U-Net, net=unet
-    network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008 - a frozen value
-    training: Training = Training(lr=2e-3),  # noqa: B008 - a frozen value
+    network: Network = Network(),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k"),  # noqa: B008 - a frozen value
     # leading: the last step of the cosine schedule is so noisy that its noise hardly tells the data
     sampling: Sampling = Sampling(solver="ancestral", steps=50, grid="leading", clip=True),  # noqa: B008
 ) -> Run:

@@ -20,8 +20,8 @@ def rectified_flow(
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     pairs: str = "",  # a store of pairs, as `gensys reflow` makes it; empty = data are paired with any noise
     times: Times = Times(),  # noqa: B008 - a frozen value
-    network: Network = Network(net="dit", width=96, depth=4, patch=4),  # noqa: B008
-    training: Training = Training(budget="200k"),  # noqa: B008
+    network: Network = Network(),  # noqa: B008
+    training: Training = Training(batch=32, budget="100k"),  # noqa: B008
     sampling: Sampling = Sampling(steps=10),  # noqa: B008
 ) -> Run:
     """Rectified flow, and with pairs of its own its next round, which is straighter.

@@ -23,11 +23,9 @@ def score_sde(
     target: Literal["noise", "score"] = "noise",  # what the network outputs; the loss weighs both alike
     sigma_min: Annotated[float, _VE] = 0.01,  # first noise level of ve
     sigma_max: Annotated[float, _VE] = 50.0,  # last noise level of ve: the largest distance between two data
-    sigma_data: Annotated[
-        float, _VE
-    ] = 0.0,  # standard deviation of the data, which scales the inputs; 0 = by their kind
+    sigma_data: Annotated[float, _VE] = 0.0,  # deviation of the data, which scales the inputs; 0 = by their kind
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
-    network: Network = Network(net="unet", width=16, depth=1),  # noqa: B008 - a frozen value
+    network: Network = Network(),  # noqa: B008 - a frozen value
     training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="ddim", steps=16, grid="karras"),  # noqa: B008
 ) -> Run:

@@ -27,7 +27,7 @@ def vae(
     latent: int = 16,  # numbers in a latent
     width: int = 32,  # channels at the finest resolution, doubled when it halves; hidden units for vectors
     depth: int = 2,  # resolutions of the convolutions; hidden layers for vectors
-    patch: int = 2,  # side of the squares of pixels that are folded into channels first
+    patch: int = 0,  # side of the squares of pixels that are folded into channels first; 0 = by the sides
     observation: Seen = "auto",  # p(x | z): auto = logistic (8-bit pixels) for images, else gaussian (learnt scale)
     scale: float = 0.1,  # of observation=fixed: the standard deviation of a Gaussian
     categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3

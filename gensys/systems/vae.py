@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from gensys.families.vae import VAE
 from gensys.nn.autoencoder import Perceptron, WithScale, flat_codec
+from gensys.nn.backbone import squares
 from gensys.objectives.elbo import Schedule
 from gensys.objectives.observation import Columns, Gaussian, Observation
 
 __all__ = ["linear_vae", "vae"]
+
+_PLACES = 8  # a side, at the finest resolution of the convolutions: what digits and clothes are told apart by
 
 
 class _Features(nn.Module):
@@ -40,7 +43,7 @@ def vae(
     latent: int = 16,
     width: int = 32,
     depth: int = 2,
-    patch: int = 2,
+    patch: int = 0,
     beta: float = 1.0,
     schedule: Schedule | None = None,
     free: float = 0.0,
@@ -50,6 +53,7 @@ def vae(
     """Data of `shape`, (C, H, W) or (D,) -> a model with `latent` numbers. The rest: see `VAE`.
 
     depth: resolutions of the convolutions, whose channels begin with `width` and double, or hidden layers of `width`.
+    patch: side of the squares of pixels that are folded into channels first; 0 = what leaves 8 of them a side.
     """
     if len(shape) not in (1, 3) or latent < 1:
         raise ValueError(f"'shape' must be (C, H, W) or (D,) and 'latent' at least 1, got {shape} and {latent}")
@@ -57,6 +61,7 @@ def vae(
     if len(shape) == 3:
         widths = tuple(width * 2**k for k in range(depth))
         image = shape[0], shape[1], shape[2]
+        patch = patch or squares(image[1:], _PLACES, 2 ** max(depth - 1, 0))
         parts = flat_codec(image, codes=2 * latent, latent=latent, outputs=outputs, widths=widths, patch=patch)
     else:
         table = observation if isinstance(observation, Columns) else None
