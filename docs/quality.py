@@ -32,7 +32,7 @@ from gensys.pipelines.bits import bits_of
 from gensys.pipelines.moments import images_of
 from gensys.pipelines.real import Real, images, judge_of
 from page import put
-from peers import BATCH, DDIM_STEPS, PEERS, Done, Task, size
+from peers import DDIM_STEPS, PEERS, Done, Task, size
 
 from gensys.bench.machine import machine
 from gensys.data.sources import Source, open_source
@@ -45,8 +45,6 @@ from gensys.run_folder import RunFolder
 HERE = Path(__file__).parent
 SAMPLES, HELD = 1000, 256  # samples of each; held-out images whose likelihood is taken
 CODEC_SHARE = 1 / 3  # of the time, as `gensys compare` has it
-# as many steps as the peers', of their rate, on squares of 2 x 2 pixels
-UNET = {"net": "unet", "fold": "2", "width": "32", "depth": "1", "levels": "3", "batch": str(BATCH), "lr": "1e-3"}
 DDIM = ["solver=ddim", "grid=trailing", f"steps={DDIM_STEPS}"]
 
 
@@ -65,25 +63,22 @@ class Ours:
 OURS = {
     "latent_dit": Ours("latent_dit", {"guidance": "1"}, "kl_autoencoder"),
     "flow_matching": Ours("flow_matching", {}),
-    "flow_matching, unet": Ours("flow_matching", UNET),
-    "ddpm": Ours("ddpm", {}, drawn=tuple(DDIM)),
-    "ddpm, unet": Ours("ddpm", UNET | {"schedule": "cosine"}, drawn=tuple(DDIM)),
+    "ddpm": Ours("ddpm", {"schedule": "cosine"}, drawn=tuple(DDIM)),
     "latent_diffusion": Ours("latent_diffusion", {"guidance": "1"}, "kl_autoencoder"),
     "glow": Ours("glow", {}, bits=True),
     "vae": Ours("vae", {}, bits=True),
-    "vae, patch=4": Ours("vae", {"patch": "4"}, bits=True),
     "vq_prior": Ours("vq_prior", {"guidance": "1"}, "vq_vae"),
 }
 # Family -> (what of gensys, the peers), in the order of the page.
 FAMILIES = {
-    "flow matching": (("latent_dit", "flow_matching", "flow_matching, unet"), "torchcfm"),
-    "diffusion": (("latent_diffusion", "ddpm", "ddpm, unet"), "diffusers"),
+    "flow matching": (("latent_dit", "flow_matching"), "torchcfm"),
+    "diffusion": (("latent_diffusion", "ddpm"), "diffusers"),
     "flows": (("glow",), "normflows"),
-    "autoencoders": (("vae", "vae, patch=4", "vq_prior"), "pythae"),
+    "autoencoders": (("vae", "vq_prior"), "pythae"),
 }
 # What is done first tells most.
-ORDER = ("latent_dit", "pythae", "normflows", "glow", "flow_matching", "torchcfm", "flow_matching, unet", "vae")
-ORDER += ("diffusers", "ddpm", "ddpm, unet", "vae, patch=4", "vq_prior", "latent_diffusion")
+ORDER = ("latent_dit", "flow_matching", "torchcfm", "ddpm", "diffusers", "vae", "pythae", "vq_prior", "glow")
+ORDER += ("normflows", "latent_diffusion")
 
 
 def gensys(*words: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def ddpm(
     variance: Variance = "small",  # of ancestral steps: right for data at a point, or of unit variance
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=32, budget="100k"),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008 - a frozen value
     sampling: Sampling = Sampling(solver="ancestral", steps=50, clip=True),  # noqa: B008 - steps=1000 is the paper's
 ) -> Run:
     """Denoising diffusion (DDPM) on images, tables or latents: noise prediction, sampled by ancestral steps.

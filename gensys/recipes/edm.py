@@ -19,7 +19,7 @@ def edm(
     level_std: float = 1.2,  # standard deviation of the same
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="heun", steps=10, grid="karras"),  # noqa: B008
 ) -> Run:
     """EDM: a denoiser whose input, output and loss are scaled to unit variance at every noise level.

@@ -17,7 +17,7 @@ def flow_matching(
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     times: Times = Times(),  # noqa: B008 - a frozen value
     network: Network = Network(),  # noqa: B008
-    training: Training = Training(batch=32, budget="100k"),  # noqa: B008
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008
     sampling: Sampling = Sampling(steps=10),  # noqa: B008
 ) -> Run:
     """Flow matching: the velocity of straight lines between noise and data.

@@ -30,7 +30,7 @@ def iddpm(
     variance: Variance = "learned",  # of ancestral steps: as learned, or its bounds
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=32, budget="100k"),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008 - a frozen value
     # leading: the last step of the cosine schedule is so noisy that its noise hardly tells the data
     sampling: Sampling = Sampling(solver="ancestral", steps=50, grid="leading", clip=True),  # noqa: B008
 ) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gensys.core import Generative
 from gensys.domain import open_domain
+from gensys.families.flow import SPIKE
 from gensys.knobs import Training
 from gensys.run import Run
 from gensys.systems.realnvp import realnvp as system
@@ -37,4 +38,4 @@ def realnvp(
             temperature=temperature,
         )
 
-    return domain.run(flow, training.settings(), frozenset({"temperature"}))
+    return domain.run(flow, training.settings(SPIKE), frozenset({"temperature"}))

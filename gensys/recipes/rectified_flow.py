@@ -21,7 +21,7 @@ def rectified_flow(
     pairs: str = "",  # a store of pairs, as `gensys reflow` makes it; empty = data are paired with any noise
     times: Times = Times(),  # noqa: B008 - a frozen value
     network: Network = Network(),  # noqa: B008
-    training: Training = Training(batch=32, budget="100k"),  # noqa: B008
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008
     sampling: Sampling = Sampling(steps=10),  # noqa: B008
 ) -> Run:
     """Rectified flow, and with pairs of its own its next round, which is straighter.

@@ -26,7 +26,7 @@ def score_sde(
     sigma_data: Annotated[float, _VE] = 0.0,  # deviation of the data, which scales the inputs; 0 = by their kind
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     network: Network = Network(),  # noqa: B008 - a frozen value
-    training: Training = Training(batch=16, budget="60k", lr=2e-3),  # noqa: B008
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008
     sampling: Sampling = Sampling(solver="ddim", steps=16, grid="karras"),  # noqa: B008
 ) -> Run:
     """Score-based diffusion by a stochastic differential equation: VP, sub-VP or VE.
