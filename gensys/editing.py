@@ -1,4 +1,4 @@
-"""Editing given data with a path model: plain functions of a `Diffusion`, or of a `Latent` whose prior is one.
+"""Editing given data with a path model: plain functions of a `Diffusion`, or of what has one behind it (`Mapped`).
 
     invert         data -> the noise that the deterministic solver draws them from
     round_trip     and back, under another condition perhaps
@@ -21,7 +21,7 @@ from torch import Tensor
 from gensys.core import Cond, Generative
 from gensys.denoiser import gaussian
 from gensys.families.diffusion import BY_ROW, Diffusion
-from gensys.families.latent import Latent
+from gensys.families.mapped import Mapped, prior_of
 from gensys.kernels.linear import frozen
 from gensys.noise import Noise, Stream
 from gensys.solvers.churn import on_part
@@ -38,7 +38,7 @@ _KNOWN, _AGAIN = _ROOM - 1, _ROOM - 2  # the last of them: noise of the known pa
 
 @torch.no_grad()
 def invert(model: Generative, x: Tensor, cond: Cond) -> Tensor:
-    """The state at the noisy end that `model.solve` leads back to x, (B, *S); of a `Latent` that of its prior.
+    """The state at the noisy end that `model.solve` leads back to x, (B, *S); of a `Mapped` model that of its prior.
 
     The probability flow upwards on the sampler's grid, a step from s to t being x_t = alpha_t x(x_s) + sigma_t eps(x_s)
     (in the first one, where a network may say nothing, eps is that of alpha_t x at t). Walking back with ddim, eta = 0,
@@ -53,7 +53,7 @@ def invert(model: Generative, x: Tensor, cond: Cond) -> Tensor:
             "'model' is a consistency model, which jumps to the data and has no probability flow to walk up: invert "
             "with the path model that it was made from"
         )
-    if isinstance(model, Latent):
+    if isinstance(model, Mapped):
         x = model.embed(x)
     _require("x", x, inner.shape)
     path, target, network = inner.denoiser.path, inner.denoiser.target, inner.network(cond)
@@ -85,7 +85,7 @@ def round_trip(model: Generative, x: Tensor, own: Cond, cond: Cond, noise: Noise
             f"image: take solver=ddim with eta=0, or heun"
         )
     drawn = inner.solve(invert(model, x, own), cond, noise)
-    return model.decode(drawn) if isinstance(model, Latent) else drawn
+    return model.decode(drawn) if isinstance(model, Mapped) else drawn
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def from_partial(model: Generative, x: Tensor, cond: Cond, noise: Noise, strengt
     if not 0.0 < strength <= 1.0:
         raise ValueError(f"'strength' must lie in (0, 1], got {strength}: 1 starts from noise, as sampling does")
     _plain(cond)
-    if isinstance(model, Latent):
+    if isinstance(model, Mapped):
         return model.decode(from_partial(inner, model.embed(x), cond, noise, strength))
     _require("x", x, inner.shape)
     fractions = inner.sampler.fractions
@@ -143,7 +143,7 @@ def inpaint(
         raise ValueError(f"'mask' must be bool, true where the data are known, got {mask.dtype}: try mask > 0.5")
     _plain(cond)
     mask = mask.expand_as(known)
-    if isinstance(model, Latent):
+    if isinstance(model, Mapped):
         z = model.embed(known)
         drawn = inpaint(inner, z, _shrunk(mask, z), cond, noise, resamplings=resamplings)
         return torch.where(mask, known, model.decode(drawn))
@@ -189,7 +189,7 @@ def _repaint(model: Diffusion, known: Tensor, mask: Tensor, cond: Cond, noise: N
 def data_shape(model: Generative) -> tuple[int, ...]:
     """The shape of what a path model draws, or its codec decodes; without an image of it. Raises: ValueError."""
     shape = path_model(model).shape
-    if not isinstance(model, Latent):
+    if not isinstance(model, Mapped):
         return shape
     with torch.no_grad():
         return tuple(model.decode(torch.zeros(1, *shape)).shape[1:])
@@ -197,9 +197,9 @@ def data_shape(model: Generative) -> tuple[int, ...]:
 
 def path_model(model: Generative) -> Diffusion:
     """The path model itself. Raises: ValueError if there is none."""
-    inner = model.prior if isinstance(model, Latent) else model
+    inner = prior_of(model)
     if not isinstance(inner, Diffusion):
-        raise ValueError(f"'model' must be a Diffusion, or a Latent with one, got {type(inner).__name__}")
+        raise ValueError(f"'model' must be a Diffusion, or one behind a codec, got {type(inner).__name__}")
     return inner
 
 
@@ -220,6 +220,9 @@ def _require(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _shrunk(mask: Tensor, z: Tensor) -> Tensor:
-    """The mask of images (B, C, H, W) for their latents z: known where the whole square of pixels is known."""
+    """The mask of images (B, C, H, W) for their latents z: known where the whole square of pixels is known. That of
+    vectors is as it was."""
+    if z.ndim == 2:
+        return mask
     unknown = torch.nn.functional.adaptive_max_pool2d((~mask).any(1, keepdim=True).float(), z.shape[2:])
     return (unknown == 0).expand_as(z)

@@ -24,7 +24,7 @@ from torch import Tensor
 from gensys import targets
 from gensys.core import Cond, Generative
 from gensys.families.diffusion import Diffusion
-from gensys.families.latent import Latent
+from gensys.families.mapped import prior_of
 from gensys.noise import Noise
 from gensys.paths import Linear, Path
 from gensys.solvers.dopri5 import by_rows
@@ -57,17 +57,17 @@ def flow_of(model: Generative) -> Diffusion:
 
     Raises: ValueError if it is no flow along straight lines: another path or target, or another family.
     """
-    inner = model.prior if isinstance(model, Latent) else model
-    if not isinstance(inner, Diffusion):
-        raise ValueError(f"a flow is wanted, got {type(inner).__name__}: train flow_matching, ot_cfm or rectified_flow")
-    path, target = inner.denoiser.path, inner.denoiser.target
+    flow = prior_of(model)
+    if not isinstance(flow, Diffusion):
+        raise ValueError(f"a flow is wanted, got {type(flow).__name__}: train flow_matching, ot_cfm or rectified_flow")
+    path, target = flow.denoiser.path, flow.denoiser.target
     if not isinstance(path, Linear) or target is not targets.velocity:
         name = getattr(target, "__name__", repr(target))
         raise ValueError(
             f"a flow with the path Linear() and the target velocity is wanted, got {path} and {name}: train "
             "flow_matching, ot_cfm or rectified_flow"
         )
-    return inner
+    return flow
 
 
 def require_pairs(flow: Diffusion) -> None:

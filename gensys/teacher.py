@@ -8,7 +8,8 @@ from gensys.denoiser import Denoiser
 from gensys.domain import Domain, domain_of
 from gensys.errors import ConfigError, RunError
 from gensys.families.diffusion import Diffusion
-from gensys.families.latent import Latent
+from gensys.families.mapped import prior_of
+from gensys.families.standardised import Standardised
 from gensys.run_folder import RunFolder, unpinned
 from gensys.targets import Boundary
 
@@ -33,7 +34,7 @@ def open_denoiser(knob: str, folder: str, domain: Domain) -> Denoiser:
         model = run.model(spec, digest)
     except RunError as error:
         raise RunError(f"the {knob} cannot be used: {error}") from error
-    model = model.prior if isinstance(model, Latent) else model
+    whole, model = model, prior_of(model)
     if not isinstance(model, Diffusion):
         raise ConfigError(
             f"the {knob} {folder!r} is a run of {spec.recipe!r}, and a path model is wanted, as latent_dit"
@@ -64,6 +65,11 @@ def open_denoiser(knob: str, folder: str, domain: Domain) -> Denoiser:
         raise ConfigError(
             f"the {knob} {folder!r} goes by {_vectors(theirs)}, and the rows of {domain.source.name!r} have "
             f"{_vectors(ours)}: give data={source.name}, or a {knob} that was trained on these data"
+        )
+    if isinstance(whole, Standardised) and not whole.same(*domain.moments()):
+        raise ConfigError(
+            f"the {knob} {folder!r} was trained on vectors of other means and deviations than {domain.source.name!r} "
+            f"has: give the {knob}'s data, as they were"
         )
     return model.denoiser
 

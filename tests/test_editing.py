@@ -16,6 +16,7 @@ from gensys.editing import from_partial, inpaint, invert
 from gensys.families.autoencoder import Autoencoder
 from gensys.families.diffusion import Diffusion, Sampler
 from gensys.families.latent import Latent
+from gensys.families.standardised import Standardised
 from gensys.guidance import Guidance
 from gensys.nn.mlp import MLP
 from gensys.noise import Noise, Stream
@@ -276,6 +277,21 @@ def latent(n=20, **options):
     return Latent(prior, Pairs, lambda z: z * 2.0 + 1.0, lambda z: (z - 1.0) / 2.0)
 
 
+def test_vectors_are_edited_in_the_coordinates_of_their_prior():
+    """x = mean + std z: an element that is known stays, and the others are those that the prior would have drawn."""
+    path, noise = Linear(), Noise(0, IDS)
+    prior = Diffusion(
+        Denoiser(Exact(path, targets.velocity), path, targets.velocity), (3,), sampler=Sampler(ddim, tuple(uniform(20)))
+    )
+    model = Standardised(prior, [10.0, 0.0, -5.0], [100.0, 1.0, 0.01])
+    z, mask = 0.7 + 0.4 * noise.normal((3,), Stream.PRIOR), torch.tensor([True, False, False])
+    x = model.decode(z)
+    filled = inpaint(model, x, mask, {}, noise)
+    assert torch.equal(filled[:, 0], x[:, 0])
+    torch.testing.assert_close(model.embed(filled), inpaint(prior, z, mask, {}, noise), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(invert(model, x, {}), invert(prior, z, {}), rtol=1e-3, atol=1e-3)
+
+
 def test_latents_are_edited_between_encoding_and_decoding():
     model, noise = latent(), Noise(0, IDS)
     z = 0.7 + 0.4 * noise.normal((1, 2, 2), Stream.PRIOR)
@@ -318,7 +334,7 @@ def test_what_cannot_be_edited_is_refused():
             edit(x[:, :2])
     with pytest.raises(ValueError, match="'cond' holds seed row by row, which editing does not know"):
         inpaint(model, x, some, {"seed": IDS}, noise)
-    with pytest.raises(ValueError, match="'model' must be a Diffusion, or a Latent with one, got Autoencoder"):
+    with pytest.raises(ValueError, match="'model' must be a Diffusion, or one behind a codec, got Autoencoder"):
         invert(Autoencoder.__new__(Autoencoder), x, {})
     closed = Latent(latent().prior, Pairs, lambda z: z)
     with pytest.raises(ValueError, match="'normalise' was not given to this model"):

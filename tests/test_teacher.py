@@ -95,3 +95,21 @@ def test_vectors_of_another_length_are_refused(tables, tmp_path):
         domain = open_domain(str(tables / f"{other}.npz"))
         with pytest.raises(ConfigError, match=rf"the teacher .* goes by vectors of 2 numbers, and the rows .* {told}"):
             open_denoiser("teacher", folder, domain)
+
+
+def test_a_teacher_of_vectors_of_another_scale_is_refused(tables, tmp_path):
+    data = str(tables / "0.npz")
+    teacher = trained(tmp_path / "teacher", "edm", data=data)
+    np.savez(tmp_path / "larger.npz", x=10.0 * np.load(data)["x"])
+    with pytest.raises(ConfigError, match=r"on vectors of other means and deviations than 'larger' has: give the"):
+        open_denoiser("teacher", str(teacher.path), open_domain(str(tmp_path / "larger.npz")))
+
+
+def test_vectors_of_any_scale_are_drawn_at_that_scale(tables, tmp_path):
+    """The second column is a thousand times the first, the third never changes."""
+    x = np.load(tables / "0.npz")["x"] * np.float32([1.0, 1000.0, 0.0]) + np.float32([5.0, 0.0, 7.0])
+    np.savez(tmp_path / "scales.npz", x=x)
+    folder = trained(tmp_path / "run", "flow_matching", data=str(tmp_path / "scales.npz"))
+    drawn_x = drawn(folder, tmp_path / "samples.zarr").read("x", np.arange(4))
+    assert (np.abs(drawn_x - x.mean(0)) < 6.0 * np.maximum(x.std(0), 1.0)).all()
+    assert np.abs(drawn_x[:, 1]).max() > 50.0  # which a network that begins at 0 would not reach by itself

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gensys.core import Batch, Codec, Cond, Generative, Loss
+from gensys.families.mapped import Mapped
 from gensys.noise import Noise
 
 __all__ = ["Latent", "as_it_is"]
@@ -18,8 +19,8 @@ def as_it_is(z: Tensor) -> Tensor:
     return z
 
 
-class Latent(Generative):
-    """prior: the model that is trained, on normalised latents. denormalise: normalised latents -> the codec's.
+class Latent(Mapped):
+    """prior: on normalised latents. denormalise: normalised latents -> the codec's.
     open_codec: called once, when something is encoded or decoded. normalise: the codec's latents -> normalised ones,
     for editing given data; None = no data can be edited.
 
@@ -34,9 +35,8 @@ class Latent(Generative):
         denormalise: Callable[[Tensor], Tensor],
         normalise: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__()
-        self.prior, self._normalise = prior, normalise
-        self.players = prior.players
+        super().__init__(prior)
+        self._normalise = normalise
         self._open_codec, self._denormalise = open_codec, denormalise
         self._codec: tuple[Codec, ...] = ()  # in a tuple, where nn.Module does not look for submodules
 
@@ -48,17 +48,6 @@ class Latent(Generative):
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
         return self.prior.loss(batch, noise, player)
-
-    def parameters_of(self, player: str) -> list[nn.Parameter]:
-        return self.prior.parameters_of(player)
-
-    @property
-    def evaluations(self) -> int:
-        return self.prior.evaluations
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self.prior.conditions
 
     @torch.no_grad()
     def latents(self, cond: Cond, noise: Noise) -> Tensor:

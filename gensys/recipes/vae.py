@@ -6,19 +6,15 @@ from dataclasses import replace
 from typing import Literal
 
 from gensys.data.arrays import Arrays, categorised
-from gensys.data.quarantine import readable
 from gensys.domain import Domain, open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import Training
-from gensys.noise import Noise
 from gensys.objectives.elbo import Schedule, cyclic, linear
 from gensys.objectives.observation import Bernoulli, Columns, DiscretisedLogistic, Gaussian, Observation
 from gensys.run import Run
 from gensys.systems.vae import vae as system
 
 Seen = Literal["auto", "bernoulli", "gaussian", "fixed", "logistic"]
-
-_MEASURED = 100_000  # rows that the mean and the spread of a table's columns are taken of
 
 
 def vae(
@@ -95,15 +91,11 @@ def _observation(domain: Domain, name: str, scale: float) -> Observation:
 
 def _columns(domain: Domain) -> Columns:
     """The columns of a table, in the units of the rows to train on."""
-    rows = readable(domain.source)[0][:_MEASURED]
-    x = domain.source.batch(rows, Noise(0, rows)).x.double()
     constant = [column.name for column in domain.columns if len(column.categories) == 1]
     if constant:
         raise ConfigError(
             f"the columns {', '.join(constant)} of {domain.source.name!r} are the same in all rows: leave them out of "
             "the table"
         )
-    spreads = [spread or 1.0 for spread in x.std(0, correction=0).tolist()]  # a constant column has none
-    return Columns(
-        tuple(len(column.categories) for column in domain.columns), tuple(x.mean(0).tolist()), tuple(spreads)
-    )
+    means, spreads = domain.moments()
+    return Columns(tuple(len(column.categories) for column in domain.columns), tuple(means), tuple(spreads))

@@ -1,0 +1,85 @@
+"""A model of standardised vectors: its density, its loss and its samples are those of the data."""
+
+import pytest
+import torch
+
+from gensys.bijections.bijection import Chain
+from gensys.core import Batch, Bits, Generative
+from gensys.denoiser import Denoiser
+from gensys.families.diffusion import Diffusion
+from gensys.families.flow import Flow
+from gensys.families.mapped import prior_of
+from gensys.families.standardised import Standardised
+from gensys.nn.mlp import MLP
+from gensys.noise import Noise
+from gensys.paths import Linear
+from gensys.targets import velocity
+
+MEAN, STD = [3.0, -100.0], [0.05, 77.0]
+IDS = torch.arange(2000)
+X = torch.tensor(MEAN) + torch.tensor(STD) * torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def normal():
+    """What draws the data: a standard normal behind the scale."""
+    return Standardised(Flow(Chain(), (2,)), MEAN, STD)
+
+
+def test_the_density_is_that_of_the_data(normal):
+    wanted = torch.distributions.Normal(torch.tensor(MEAN), torch.tensor(STD)).log_prob(X).sum(1)
+    torch.testing.assert_close(normal.log_prob(X, {}), wanted)
+    bits = normal.bits(X, {}, Noise(0, IDS), None)
+    assert isinstance(bits, Bits)
+    torch.testing.assert_close(bits.per_dim, -wanted / (2 * torch.tensor(2.0).log()))
+
+
+def test_samples_are_those_of_the_data(normal):
+    drawn = normal.sample({}, Noise(0, IDS))
+    torch.testing.assert_close(drawn.mean(0), torch.tensor(MEAN), rtol=0.05, atol=0)
+    torch.testing.assert_close(drawn.std(0), torch.tensor(STD), rtol=0.05, atol=0)
+    torch.testing.assert_close(normal.decode(normal.embed(X)), X)
+
+
+def test_the_prior_sees_standardised_rows():
+    prior = Diffusion(Denoiser(MLP(2, width=8, depth=1), Linear(), velocity), (2,))
+    model = Standardised(prior, MEAN, STD)
+    noise, z = Noise(0, IDS), (X - torch.tensor(MEAN)) / torch.tensor(STD)
+    got, wanted = model.loss(Batch(X, {}, IDS), noise, "model"), prior.loss(Batch(z, {}, IDS), noise, "model")
+    torch.testing.assert_close(got.total, wanted.total)
+    assert model.conditions == prior.conditions
+    assert model.evaluations == prior.evaluations
+    assert prior_of(model) is prior_of(prior) is prior
+    assert [id(p) for p in model.parameters_of("model")] == [id(p) for p in prior.parameters()]
+
+
+def test_the_scale_is_kept_with_the_weights(normal):
+    other = Standardised(Flow(Chain(), (2,)), [0.0, 0.0], [1.0, 1.0])
+    assert not other.same(MEAN, STD)
+    other.load_state_dict(normal.state_dict())
+    assert other.same(MEAN, STD)
+
+
+class Mute(Generative):
+    """What draws zeros and has no density."""
+
+    def loss(self, batch, noise, player):
+        raise NotImplementedError
+
+    def sample(self, cond, noise):
+        return torch.zeros(len(noise.ids), 2)
+
+
+def test_what_has_no_density_stays_without(normal):
+    model = Standardised(Mute(), MEAN, STD)
+    assert model.bits(X, {}, Noise(0, IDS), None) is None
+    with pytest.raises(ValueError, match="'prior' must have a density, and Mute has none"):
+        model.log_prob(X, {})
+    with pytest.raises(ValueError, match=r"'width' must be None, vectors have no bins, got 0\.1"):
+        normal.bits(X, {}, Noise(0, IDS), 0.1)
+
+
+@pytest.mark.parametrize("std", [[1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0]])
+def test_deviations_that_are_none_are_refused(std):
+    with pytest.raises(ValueError, match="'std' must be 2 positive numbers"):
+        Standardised(Flow(Chain(), (2,)), MEAN, std)
