@@ -24,6 +24,7 @@ from gensys.data.sources import open_source
 from gensys.data.store import Store
 from gensys.engine.checkpoint import newest
 from gensys.errors import ConfigError, DataError, StoreError
+from gensys.families.mapped import prior_of
 from gensys.noise import Noise
 from gensys.progress import Screen
 from gensys.run import resolve
@@ -106,13 +107,13 @@ def test_a_pair_is_where_the_flow_takes_its_noise(root, tmp_path):
     noise = Noise(source.seed, ids)
     assert torch.equal(source.batch(ids, Noise(5, ids)).x, model.sample({}, noise))
     # eps is what the network of the new run is trained to leave: the loss of a flow that knows the pairs is 0
-    eps, new, batch = model.initial(noise), folder.model(), source.batch(ids, Noise(5, ids))
+    eps, new, batch = prior_of(model).initial(noise), folder.model(), source.batch(ids, Noise(5, ids))
 
     class Oracle(torch.nn.Module):
         def forward(self, x_t, t, cond):
-            return eps - batch.x
+            return eps - new.embed(batch.x)
 
-    new.denoiser.net = Oracle()
+    prior_of(new).denoiser.net = Oracle()
     assert new.loss(batch, Noise(9, ids, 3), "model").total == 0
     assert real_source(folder)[0].fingerprint() == open_source("moons").fingerprint()
 
@@ -149,7 +150,7 @@ def test_training_goes_on_from_the_weights_that_drew_the_pairs(root, tmp_path, m
     monkeypatch.undo()
     again(root, tmp_path / "new")
     drift = max((weights(tmp_path / "new")[name] - old[name]).abs().max().item() for name in old)
-    assert 0 < drift < 0.02  # ten steps, at a rate that has only begun to rise
+    assert 0 < drift < 0.03  # ten steps of Adam, none of which is longer than the rate
 
 
 class Disturbed(Pool):
@@ -212,7 +213,7 @@ def test_every_sample_keeps_its_label_and_pairs_have_the_guidance(root, tmp_path
     assert source.classes == ("b", "r")
     assert (folder.spec().knobs["guidance"], folder.spec().knobs["dropout"]) == (1.0, 0.0)
     ids, model = torch.arange(64), RunFolder(root / "table").model()
-    assert model.sampler.guidance.scale == 2.0
+    assert prior_of(model).sampler.guidance.scale == 2.0
     drawn = source.batch(ids, Noise(0, ids))
     assert torch.equal(drawn.x, model.sample(drawn.cond, Noise(told["pairs"]["seed"], ids)))
     again(root, tmp_path / "free", run="table", overrides=FEW | {"guidance": "1"})
