@@ -19,6 +19,7 @@ from typing import Any
 from gensys.pipelines.crew import Workers
 from gensys.pipelines.encode import encode
 from gensys.pipelines.evaluate import evaluate
+from gensys.pipelines.gallery import add_map, add_neighbours
 from gensys.pipelines.pool import Pool
 from gensys.pipelines.sample import sample
 from gensys.pipelines.session import Session
@@ -109,6 +110,8 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
         scores = evaluate(folder, screen=screen)
     with stages.stage("report", "pictures and report.html"):
         draw_trajectory(flow.model(), source.classes, 0, folder / "trajectory.png")
+        add_neighbours(folder, screen)
+        add_map(folder, screen)
         report = write_report(folder)
     seconds = time.perf_counter() - begun
     return {

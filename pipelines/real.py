@@ -108,7 +108,7 @@ class Real:
         floor = None if self.floor is None else f"{len(self.floor)} other training rows, same reference"
         return {
             "reference": f"{tested} test rows and {len(self.reference) - tested} training rows",
-            "floor": floor or "none: too few real images",
+            "floor": floor or "none: too few real data",
         }
 
 

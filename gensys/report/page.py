@@ -16,6 +16,7 @@ from gensys.report.plots import curves, interval
 from gensys.report.reading import Contents, Gap, Samples, Training, number, read
 from gensys.report.recipe import Places, commands, timed_budget, train
 from gensys.report.scores import compact, duration, facts, figures, scores
+from gensys.report.table_columns import table_columns
 from gensys.report.templates import markup, rendered
 from gensys.report.tradeoff import read_tradeoff
 from gensys.run import recipes
@@ -63,7 +64,7 @@ def _page(found: Contents, refresh: int) -> str:
     codec = found.codec
     seconds, bars = stages(found)
     metrics = {} if found.evaluation is None else found.evaluation["metrics"]
-    rows = scores(metrics)
+    rows, columns = scores(metrics), table_columns(found)
     environment = [fact for name, value in found.environment.items() for fact in facts({name: value})]
     return rendered(
         "report.html.j2",
@@ -83,6 +84,8 @@ def _page(found: Contents, refresh: int) -> str:
         scores=[(row, None if row.plot is None else markup(interval(*row.plot))) for row in rows],
         protocol=[] if found.evaluation is None else list(facts(_shown(found.evaluation.get("protocol"), places))),
         scoring=None if found.evaluation is None else number(found.evaluation.get("seconds")),
+        columns=columns,
+        things="rows" if columns else "images",
         map=_map(found),
         neighbours=read_neighbours(run.path),
         tradeoff=read_tradeoff(found),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Axis", "Spot", "cloud", "curves", "interval", "scatter", "tradeoff"]
+__all__ = ["Axis", "Spot", "cloud", "curves", "interval", "scatter", "shares", "spans", "tradeoff"]
 
 Point = tuple[float, float]
 Spot = tuple[float, float, int]  # across, up, label; -1 = none
@@ -167,6 +167,31 @@ def interval(value: float, low: float | None, high: float | None, floor: float |
         out.append(f'<line class="bar" x1="{across(low):.1f}" x2="{across(high):.1f}" y1="{middle}" y2="{middle}"/>')
     out.append(f'<circle class="dot" cx="{across(value):.1f}" cy="{middle}" r="3.5"/></svg>')
     return "".join(out)
+
+
+def spans(samples: Sequence[float], real: Sequence[float]) -> str:
+    """A small SVG of two laws, real above samples, by five quantiles each, in rising order: a line from the first to
+    the last, a bar from the second to the fourth, and a dot at the third."""
+    width, out = 190, []
+    across = Axis.around([*samples, *real], 4, width - 4).at
+    for kind, y, values in (("real", 8, real), ("drawn", 22, samples)):
+        first, left, middle, right, last = (f"{across(value):.1f}" for value in values)
+        out.append(f'<line class="thin {kind}" x1="{first}" x2="{last}" y1="{y}" y2="{y}"/>')
+        out.append(f'<line class="thick {kind}" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+        out.append(f'<circle class="{kind}" cx="{middle}" cy="{y}" r="3"/>')
+    return f'<svg class="spans" viewBox="0 0 {width} 30" aria-hidden="true">{"".join(out)}</svg>'
+
+
+def shares(rows: Sequence[tuple[str, float, float]]) -> str:
+    """A small SVG of (name, share of samples, share of real rows): two bars for each, real above samples."""
+    width, each, left, out = 190, 20, 70, list[str]()
+    across = Axis(0.0, max(max(p, q) for _, p, q in rows) or 1.0, left, width - 4).at
+    for k, (name, drawn, real) in enumerate(rows):
+        short = name if len(name) <= 11 else f"{name[:10]}…"
+        out.append(f'<text x="{left - 6}" y="{each * k + 13}" text-anchor="end">{html.escape(short)}</text>')
+        for kind, y, share in (("real", each * k + 6, real), ("drawn", each * k + 13, drawn)):
+            out.append(f'<line class="thick {kind}" x1="{left}" x2="{across(share):.1f}" y1="{y}" y2="{y}"/>')
+    return f'<svg class="spans" viewBox="0 0 {width} {each * len(rows)}" aria-hidden="true">{"".join(out)}</svg>'
 
 
 def scatter(

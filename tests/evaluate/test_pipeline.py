@@ -76,7 +76,7 @@ def test_the_protocol_counts_the_rows_that_were_used(codec, judged, tmp_path):
         many = pipeline.evaluate(samples(tmp_path / f"{n}.zarr", codec, n), screen=SCREEN)
         used = min(n - test_rows, train_rows)
         assert many["protocol"]["reference"] == f"{test_rows} test rows and {used} training rows"
-        assert many["protocol"]["floor"] == "none: too few real images"
+        assert many["protocol"]["floor"] == "none: too few real data"
         assert many["metrics"][f"fd_lenet_{n}"]["floor"] is None
         assert f"{test_rows + used} real images" in many["metrics"][f"fd_lenet_{n}"]["about"]
 
