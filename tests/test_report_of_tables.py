@@ -90,6 +90,7 @@ def test_the_page_of_a_table_in_a_browser(tmp_path):
     text = page.read_text()
     assert "columns" in {section["id"] for section in Page(text).all("section")}
     assert "real rows (floor)" in text
+    assert "beside what real rows get" in text
     assert "<script" not in text
     with browser(tmp_path / "profile") as tab:
         for width in (1200, 390):
