@@ -32,7 +32,9 @@ def vae(
     period: int = 1000,  # steps of the annealing, or of one of its cycles
     free: float = 0.0,  # free bits: nats that every latent number has for nothing
     draws: int = 1,  # above 1: the importance-weighted bound with so many latents a row
-    noisy: bool = False,  # whether samples are drawn from p(x | z), or are its mean
+    noisy: Literal[
+        "auto", "true", "false"
+    ] = "auto",  # samples are drawn from p(x | z), not its mean; auto = of vectors
     training: Training = Training(batch=64, budget="300k", lr=2e-3),  # noqa: B008 - a frozen value
 ) -> Run:
     """A variational autoencoder: latents with a Gaussian prior, and a bound on the likelihood.
@@ -53,7 +55,7 @@ def vae(
             schedule=_schedule(annealing, period),
             free=free,
             draws=draws,
-            noisy=noisy,
+            noisy=noisy == "true" or (noisy == "auto" and len(domain.shape) == 1),
         ),
         training.settings(),
         frozenset({"noisy"}),
