@@ -15,6 +15,7 @@ from gensys.run import Run
 from gensys.systems.vae import vae as system
 
 Seen = Literal["auto", "bernoulli", "gaussian", "fixed", "logistic"]
+Drawn = Literal["auto", "true", "false"]
 
 
 def vae(
@@ -32,9 +33,7 @@ def vae(
     period: int = 1000,  # steps of the annealing, or of one of its cycles
     free: float = 0.0,  # free bits: nats that every latent number has for nothing
     draws: int = 1,  # above 1: the importance-weighted bound with so many latents a row
-    noisy: Literal[
-        "auto", "true", "false"
-    ] = "auto",  # samples are drawn from p(x | z), not its mean; auto = of vectors
+    noisy: Drawn = "auto",  # whether samples are drawn from p(x | z), or are its mean; auto = drawn of vectors
     training: Training = Training(batch=64, budget="300k", lr=2e-3),  # noqa: B008 - a frozen value
 ) -> Run:
     """A variational autoencoder: latents with a Gaussian prior, and a bound on the likelihood.
