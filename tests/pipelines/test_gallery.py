@@ -9,13 +9,11 @@ import torch
 from gensys.pipelines import evaluate_images as evaluation
 from gensys.pipelines import gallery
 from gensys.pipelines import tradeoff as module
-from gensys.pipelines.encode import encode
 from gensys.pipelines.evaluate import evaluate
 from gensys.pipelines.gallery import add_map, add_neighbours
 from gensys.pipelines.sample import sample
 from gensys.pipelines.tradeoff import add_tradeoff
-from gensys.pipelines.train import train
-from PIL import Image
+from small_runs import SCREEN, flow_on_latents
 
 from gensys.data.sources import open_source, split
 from gensys.data.store import ArraySpec, Store
@@ -27,37 +25,14 @@ from gensys.progress import Screen
 from gensys.report import complete
 from gensys.report.latent_map import principal, read_map
 from gensys.report.neighbours import read_neighbours
-from gensys.run import resolve
 from gensys.run_folder import RunFolder
-
-SCREEN = Screen(quiet=True)
-TINY = {"width": "16", "batch": "16", "budget": "32", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A flow on the latents of a codec, and one on pixels, hardly trained, on images in three classes."""
     root = tmp_path_factory.mktemp("gallery")
-    generator = np.random.default_rng(0)
-    for k in range(120):
-        folder = root / "images" / ("ant", "bee", "cat")[k % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{k:03d}.png")
-    torch.set_num_threads(1)
-    codec = RunFolder(root / "codec")
-    knobs = {"data": str(root / "images"), "size": "28", "channels": "2", **TINY}
-    train(codec, resolve("kl_autoencoder", knobs), workers=0, fresh=False, screen=SCREEN)
-    encode(codec, root / "latents.zarr", data=None, shard=64, workers=0, screen=SCREEN)
-    knobs = {
-        "data": str(root / "latents.zarr"),
-        "depth": "2",
-        "heads": "2",
-        "patch": "1",
-        "steps": "2",
-        "guidance": "1",
-        **TINY,
-    }
-    train(RunFolder(root / "flow"), resolve("latent_dit", knobs), workers=0, fresh=False, screen=SCREEN)
+    flow_on_latents(root, guidance="1")
     return root
 
 

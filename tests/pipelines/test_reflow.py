@@ -11,12 +11,12 @@ from gensys.pipelines import reflow as pipeline
 from gensys.pipelines import train as training
 from gensys.pipelines.encode import encode
 from gensys.pipelines.evaluate import real_source
-from gensys.pipelines.pool import Pool
 from gensys.pipelines.reflow import reflow
 from gensys.pipelines.sample import sample
 from gensys.pipelines.train import train
 from PIL import Image
 from safetensors.torch import load_file
+from small_runs import Disturbed
 
 from gensys.cli import cli
 from gensys.data.pairs import Pairs, open_pairs
@@ -151,20 +151,6 @@ def test_training_goes_on_from_the_weights_that_drew_the_pairs(root, tmp_path, m
     again(root, tmp_path / "new")
     drift = max((weights(tmp_path / "new")[name] - old[name]).abs().max().item() for name in old)
     assert 0 < drift < 0.03  # ten steps of Adam, none of which is longer than the rate
-
-
-class Disturbed(Pool):
-    """Is interrupted when it has done so many shards."""
-
-    def __init__(self, after):
-        super().__init__(0)
-        self.after = after
-
-    def map(self, job, shards, done):
-        for count, shard in enumerate(shards):
-            if count == self.after:
-                raise KeyboardInterrupt
-            super().map(job, [shard], done)
 
 
 class Impatient(list):

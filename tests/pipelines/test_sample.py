@@ -7,42 +7,24 @@ from gensys.pipelines import evaluate_images as evaluation
 from gensys.pipelines import real
 from gensys.pipelines import sample as sampling
 from gensys.pipelines.decode import decode
-from gensys.pipelines.encode import encode
 from gensys.pipelines.evaluate import evaluate
 from gensys.pipelines.moments import open_moments
-from gensys.pipelines.pool import Pool
 from gensys.pipelines.sample import sample
-from gensys.pipelines.train import train
-from PIL import Image
+from small_runs import SCREEN, Disturbed, flow_on_latents
 
 from gensys.data.store import Store
 from gensys.errors import ConfigError, DataError, RunError, StoreError
 from gensys.evaluate.classifier import features, judge
 from gensys.evaluate.frechet import Moments
 from gensys.progress import Screen
-from gensys.run import resolve
 from gensys.run_folder import RunFolder
-
-SCREEN = Screen(quiet=True)
-TINY = {"width": "16", "batch": "16", "budget": "32", "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A flow on the latents of a codec, both hardly trained, on images in three classes."""
     root = tmp_path_factory.mktemp("sample")
-    generator = np.random.default_rng(0)
-    for k in range(120):
-        folder = root / "images" / ("ant", "bee", "cat")[k % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{k:03d}.png")
-    torch.set_num_threads(1)
-    codec, flow = RunFolder(root / "codec"), RunFolder(root / "flow")
-    knobs = {"data": str(root / "images"), "size": "28", "channels": "2", **TINY}
-    train(codec, resolve("kl_autoencoder", knobs), workers=0, fresh=False, screen=SCREEN)
-    encode(codec, root / "latents.zarr", data=None, shard=64, workers=0, screen=SCREEN)
-    knobs = {"data": str(root / "latents.zarr"), "depth": "2", "heads": "2", "patch": "1", "steps": "2", **TINY}
-    train(flow, resolve("latent_dit", knobs), workers=0, fresh=False, screen=SCREEN)
+    flow_on_latents(root)
     return root
 
 
@@ -113,20 +95,6 @@ def test_a_table_gives_the_same_rows_in_every_range_and_shard(root, tmp_path):
     for name, values in rows(whole).items():
         np.testing.assert_array_equal(rows(part)[name], values[30:69], err_msg=name)
         np.testing.assert_array_equal(rows(large)[name], values, err_msg=name)
-
-
-class Disturbed(Pool):
-    """Is interrupted when it has done so many shards; a driver begins where it likes, so the order differs too."""
-
-    def __init__(self, after):
-        super().__init__(0)
-        self.after = after
-
-    def map(self, job, shards, done):
-        for count, shard in enumerate(shards):
-            if count == self.after:
-                raise KeyboardInterrupt
-            super().map(job, [shard], done)
 
 
 def test_interruptions_change_no_byte(root, tmp_path, judged):
