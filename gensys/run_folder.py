@@ -1,11 +1,12 @@
 """The folder of a run, where everything that comes of it lives.
 
 runs/NAME/  run.json  env.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  snapshots/  ema/  report.html
-            log.txt
+            log.txt costs.jsonl
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -22,7 +23,9 @@ if TYPE_CHECKING:  # a recipe is loaded only when it is used: `gensys list` must
     from gensys.data.latents import LatentSource
     from gensys.engine.posthoc import Combination
 
-__all__ = ["RunFolder", "open_codec", "pinned", "unpinned"]
+__all__ = ["COSTS", "RunFolder", "open_codec", "pinned", "unpinned"]
+
+COSTS = "costs.jsonl"
 
 
 _DIGITS = 12  # of a digest, for a person to read: 48 bits, and few runs save more than a thousand times
@@ -88,6 +91,13 @@ class RunFolder:
             raise RunError(
                 f"the run folder {str(self.path)!r} cannot be written: {error.strerror}; choose another with --run"
             ) from error
+
+    def spent(self, verb: str, rows: int, seconds: float, workers: int) -> None:
+        """Keep what a verb that used this run took, as a line of costs.jsonl, for a report. A folder that cannot be
+        written is used all the same."""
+        line = json.dumps({"verb": verb, "rows": rows, "seconds": round(seconds, 3), "workers": workers})
+        with contextlib.suppress(OSError), open(self.path / COSTS, "a") as file:
+            file.write(f"{line}\n")
 
     def document(self) -> dict[str, Any]:
         """run.json. Raises RunError if there is none, or if it is not what `create` writes."""

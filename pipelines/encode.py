@@ -219,7 +219,7 @@ def _encode(
         run, place, rows = map(resolved, (maker.folder.path, store.where, encoding.rows))
         old = resolved(out) if encoding.old else ""
         job = EncodeJob(run, place, rows, old, maker.spec, maker.weights, wanted)
-        fill(store, job, "encode", "images", workers=workers, screen=screen, pool=pool)
+        fill(store, job, "encode", "images", workers=workers, screen=screen, pool=pool, folder=maker.folder)
         return encoding.finish(store)
 
 

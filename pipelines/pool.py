@@ -28,6 +28,7 @@ from gensys.data.leases import Leases
 from gensys.data.store import Store
 from gensys.errors import ConfigError, GensysError
 from gensys.progress import Screen
+from gensys.run_folder import RunFolder
 
 __all__ = ["BLOCK", "Job", "Pool", "by_blocks", "check_shard", "default_shard", "device", "fill"]
 
@@ -231,8 +232,19 @@ def by_blocks(ids: range, block: Callable[[int], Mapping[str, npt.NDArray[Any]]]
     return {name: np.concatenate([arrays[name] for arrays in blocks])[rows] for name in blocks[0]}
 
 
-def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: Screen, pool: Pool | None) -> None:
+def fill(
+    store: Store,
+    job: Job,
+    verb: str,
+    unit: str,
+    *,
+    workers: int,
+    screen: Screen,
+    pool: Pool | None,
+    folder: RunFolder | None = None,
+) -> None:
     """Do the shards that a store lacks, with a bar; says how many are there already. pool: one that is running.
+    folder: the run that keeps what it took.
 
     Several drivers may fill a store at once; what another commits meanwhile is left out.
     """
@@ -244,11 +256,17 @@ def fill(store: Store, job: Job, verb: str, unit: str, *, workers: int, screen: 
         return
     used = pool or Pool(min(workers, len(missing)))
     leases = Leases(store, used.workers)
+    done, begun = 0.0, time.monotonic()
     try:
         with screen.phase(verb, sum(len(store.rows_of(k)) for k in missing), unit) as phase:
-            used.map(job, leases.hand_out(missing), lambda rows: phase.update(phase.done + rows, str(used.counts)))
+            try:
+                used.map(job, leases.hand_out(missing), lambda rows: phase.update(phase.done + rows, str(used.counts)))
+            finally:
+                done = phase.done
             screen.counts[verb] = {unit: round(phase.done), **asdict(used.counts)}
     finally:
+        if folder is not None and done:  # of a run that was interrupted too
+            folder.spent(verb, round(done), time.monotonic() - begun, used.workers)
         leases.close()
         if pool is None:
             used.close()

@@ -276,7 +276,7 @@ def sample(
         pairs,
         translated,
     )
-    fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool)
+    fill(store, job, "sample", "samples", workers=workers, screen=screen, pool=pool, folder=folder)
     if moments:  # of shards that were there before
         late = MomentsJob(job.store, str(folder.path.resolve() / "judge"))
         fill(open_moments(store), late, "moments", "shards", workers=workers, screen=screen, pool=pool)

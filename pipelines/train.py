@@ -36,7 +36,7 @@ from gensys.errors import ConfigError, RunError, Terminated
 from gensys.noise import Noise
 from gensys.progress import Phase, Screen
 from gensys.run import Spec
-from gensys.run_folder import RunFolder, open_codec, pinned
+from gensys.run_folder import COSTS, RunFolder, open_codec, pinned
 
 __all__ = ["plan", "train"]
 
@@ -165,7 +165,7 @@ def _clear(folder: RunFolder) -> None:
     for name in ("checkpoints", "snapshots", "ema", "tensorboard", "samples", "ray", "judge", "nfe", *stores):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
-    kept = ("run.json", "env.json", "metrics.jsonl", OBSERVATIONS, "log.txt", *ORDERS)
+    kept = ("run.json", "env.json", "metrics.jsonl", OBSERVATIONS, "log.txt", COSTS, *ORDERS)
     drawn = (
         "samples.png",
         "reconstructions.png",

@@ -11,6 +11,7 @@ from gensys.report.card import data_card
 from gensys.report.cost import costs
 from gensys.report.reading import read
 from gensys.report.recipe import Places
+from gensys.run_folder import RunFolder
 
 CARD = {
     "name": "digits",
@@ -154,3 +155,19 @@ def test_a_browser_loads_a_watched_page_anew(tmp_path):
         else:
             pytest.fail("the browser did not load the page anew")
         assert tab.complaints == []
+
+
+def test_what_verbs_took_is_told_by_verb_and_workers(tmp_path):
+    folder = make(tmp_path / "run")
+    run = RunFolder(folder)
+    for verb, rows, seconds, workers in (("sample", 100, 2.0, 0), ("sample", 300, 2.0, 0), ("sample", 900, 3.0, 2)):
+        run.spent(verb, rows, seconds, workers)
+    with open(folder / "costs.jsonl", "a") as file:
+        file.write('{"verb": "sample", "rows": null}\n{"verb": "sam')  # another make, and a torn line
+    told = [(cost.name, cost.seconds, cost.rows, cost.rate) for cost in costs(read(folder))[1:]]
+    assert told == [("sample", "4.0 s", "400", "100"), ("sample, 2 workers", "3.0 s", "900", "300")]
+
+
+def test_a_run_that_cannot_be_written_is_used_all_the_same(tmp_path):
+    RunFolder(tmp_path / "gone").spent("sample", 1, 1.0, 0)
+    assert not (tmp_path / "gone").exists()

@@ -35,9 +35,13 @@ class Stage:
 
 
 def costs(found: Contents) -> list[Cost]:
-    """Of the trainings, as they were logged, and of the scoring."""
+    """Of the trainings, as they were logged, of what was encoded and drawn with them, and of the scoring."""
     known = [(found.codec, "train the codec"), (found.run, "train the model" if found.codec else "train")]
-    rows = [cost for training, name in known if training and (cost := _training(training, name))]
+    rows: list[Cost] = []
+    for training, name in known:
+        if training is not None:
+            rows += [cost for cost in (_training(training, name),) if cost is not None]
+            rows += _spent(training)
     scored = None if found.evaluation is None else number(found.evaluation.get("seconds"))
     if scored is not None and found.samples is not None:
         rows.append(Cost("score the samples", duration(scored), compact(found.samples.total), "–", "–"))
@@ -53,6 +57,27 @@ def _training(training: Training, name: str) -> Cost | None:
     return Cost(
         name, duration(seconds), compact(images), compact(rate, 3), "–" if peak is None else f"{peak / 2**20:,.0f} MiB"
     )
+
+
+def _spent(training: Training) -> list[Cost]:
+    """What verbs took that used this run, those that had as many workers together."""
+    sums: dict[tuple[str, int], tuple[float, float]] = {}
+    for line in training.spent:
+        workers, rows, seconds = (number(line.get(name)) for name in ("workers", "rows", "seconds"))
+        if workers is not None and rows is not None and seconds is not None:
+            key = str(line.get("verb")), int(workers)
+            before = sums.get(key, (0.0, 0.0))
+            sums[key] = before[0] + rows, before[1] + seconds
+    return [
+        Cost(
+            f"{verb}, {workers} workers" if workers > 1 else verb,
+            duration(seconds),
+            compact(rows),
+            compact(rows / seconds, 3) if seconds > 0 else "–",
+            "–",
+        )
+        for (verb, workers), (rows, seconds) in sums.items()
+    ]
 
 
 def stages(found: Contents) -> tuple[float | None, list[Stage]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gensys import durable
 from gensys.errors import GensysError
-from gensys.run_folder import RunFolder
+from gensys.run_folder import COSTS, RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,13 +48,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: its run.json, its log, its preview pictures by step, the state of its newest checkpoint."""
+    """One training: its run.json, its log, its preview pictures by step, the state of its newest checkpoint, and what
+    verbs took that used it."""
 
     path: Path
     document: Mapping[str, Any]
     log: list[dict[str, Any]]
     previews: dict[int, Path]
     state: Mapping[str, Any]
+    spent: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def is_codec(self) -> bool:
@@ -164,7 +166,7 @@ def training(path: Path) -> Training:
     previews = {int(p.stem): p for p in sorted((path / "samples").glob("*.png")) if p.stem.isdigit()}
     newest = max((p.parent for p in path.glob("checkpoints/*/COMMITTED")), default=None)
     state = {} if newest is None else quietly(newest / "state.json")
-    return Training(path, document, _log(path / "metrics.jsonl"), previews, state)
+    return Training(path, document, _log(path / "metrics.jsonl"), previews, state, _log(path / COSTS))
 
 
 def _log(path: Path) -> list[dict[str, Any]]:

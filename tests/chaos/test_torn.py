@@ -197,6 +197,7 @@ KINDS = (
     ("*/env.json", a_log),
     ("*/metrics.jsonl", a_log),
     ("*/log.txt", a_log),
+    ("*/costs.jsonl", a_log),
     ("*/tensorboard/*", a_log),
     ("*/.lock", a_log),
     ("*/map.json", a_picture),
