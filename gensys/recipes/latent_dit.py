@@ -20,7 +20,7 @@ def latent_dit(
     patch: int = 2,  # side of the squares of latents that become one token
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     aspect: needs.Aspect = 1.0,  # width over height of samples, if latents have several shapes: the nearest is taken
-    training: Training = Training(batch=128, budget="500k", lr=2e-3),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=64, budget="500k", lr=3e-3),  # noqa: B008 - a frozen value
     sampling: Sampling = Sampling(solver="heun", steps=12, guidance=2.0, guide_from=0.8, guide_to=0.1),  # noqa: B008
 ) -> Run:
     """Flow matching with a diffusion transformer on the latents of a store; samples are decoded by its codec.
