@@ -12,6 +12,7 @@ from gensys.data.arrays import Arrays
 from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource, Normalisation
+from gensys.data.pairs import Pairs
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source, open_source, split
 from gensys.engine.settings import Settings
@@ -75,17 +76,26 @@ class Domain:
         (Karras et al., 2022, arXiv:2206.00364, table 1), and 1 for latents and vectors, which are normalised."""
         return 0.5 if self.bounds else 1.0
 
+    @property
+    def standardised(self) -> bool:
+        """Whether a model sees these data standardised: see `standardise`."""
+        return self.standardise and self.latents is None and len(self.shape) == 1
+
     def moments(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each element of the vectors to train on; 1 for one that never changes."""
-        rows = readable(self.source)[0][:_MEASURED]
-        x = self.source.batch(rows, Noise(0, rows)).x.double()
+        """Mean and standard deviation of each element of the vectors to train on; 1 for one that never changes.
+
+        Of pairs they are those of the data, in whose scale their flow drew them.
+        """
+        source = self.source.data if isinstance(self.source, Pairs) else self.source
+        rows = readable(source)[0][:_MEASURED]
+        x = source.batch(rows, Noise(0, rows)).x.double()
         return x.mean(0).tolist(), [std or 1.0 for std in x.std(0, correction=0).tolist()]
 
     def model(self, prior: Generative) -> Generative:
         """The model of the data: `prior` itself, or with the codec of the latents, or the scale of the vectors, that it
         draws."""
         if self.latents is None:
-            return Standardised(prior, *self.moments()) if self.standardise and len(self.shape) == 1 else prior
+            return Standardised(prior, *self.moments()) if self.standardised else prior
         codec, scale = partial(open_codec, self.latents), self.normalisation
         if scale is None:
             return Latent(prior, codec, as_it_is, as_it_is)  # codes: they are modelled as they are decoded
@@ -101,8 +111,9 @@ def open_domain(
     data: str, size: int = 32, aspect: float = 1.0, *, categories: bool = False, standardise: bool = False
 ) -> Domain:
     """data: what `open_source` opens: images, vectors, or a store of latents. aspect: width over height of the samples,
-    for latents of several shapes. categories: whether the model knows columns of categories. Raises DataError for
-    codes, which no continuous model can learn, and for categories that the model would take for numbers."""
+    for latents of several shapes. categories: whether the model knows columns of categories. standardise: see
+    `Domain`. Raises DataError for codes, which no continuous model can learn, and for categories that the model would
+    take for numbers."""
     domain = domain_of(open_source(data, size), aspect)
     named = [column.name for column in domain.columns if column.categories]
     if named and not categories:

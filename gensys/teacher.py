@@ -66,7 +66,13 @@ def open_denoiser(knob: str, folder: str, domain: Domain) -> Denoiser:
             f"the {knob} {folder!r} goes by {_vectors(theirs)}, and the rows of {domain.source.name!r} have "
             f"{_vectors(ours)}: give data={source.name}, or a {knob} that was trained on these data"
         )
-    if isinstance(whole, Standardised) and not whole.same(*domain.moments()):
+    scaled = isinstance(whole, Standardised)
+    if scaled != domain.standardised:
+        raise ConfigError(
+            f"the {knob} {folder!r} was trained on vectors {_scale(scaled)}, and {domain.source.name!r} is taken "
+            f"{_scale(domain.standardised)}: open the data of both recipes with the same 'standardise'"
+        )
+    if scaled and not whole.same(*domain.moments()):
         raise ConfigError(
             f"the {knob} {folder!r} was trained on vectors of other means and deviations than {domain.source.name!r} "
             f"has: give the {knob}'s data, as they were"
@@ -76,6 +82,10 @@ def open_denoiser(knob: str, folder: str, domain: Domain) -> Denoiser:
 
 def _vectors(length: int) -> str:
     return f"vectors of {length} numbers" if length else "no vectors"
+
+
+def _scale(scaled: bool) -> str:
+    return "brought to mean 0 and variance 1" if scaled else "as they are"
 
 
 def _origin(latents: LatentSource | None) -> str:

@@ -22,6 +22,7 @@ from gensys.cli import cli
 from gensys.data.pairs import Pairs, open_pairs
 from gensys.data.sources import open_source
 from gensys.data.store import Store
+from gensys.domain import open_domain
 from gensys.engine.checkpoint import newest
 from gensys.errors import ConfigError, DataError, StoreError
 from gensys.families.mapped import prior_of
@@ -116,6 +117,14 @@ def test_a_pair_is_where_the_flow_takes_its_noise(root, tmp_path):
     prior_of(new).denoiser.net = Oracle()
     assert new.loss(batch, Noise(9, ids, 3), "model").total == 0
     assert real_source(folder)[0].fingerprint() == open_source("moons").fingerprint()
+
+
+def test_pairs_are_seen_in_the_scale_of_the_data(root, tmp_path):
+    """What is trained on them from the start too: only there is eps the noise that the flow took to the sample."""
+    again(root, tmp_path / "new")
+    spec = RunFolder(tmp_path / "new").spec()
+    assert isinstance(spec.load().source, Pairs)
+    assert spec.model().same(*open_domain("moons").moments())
 
 
 def test_a_round_makes_a_flow_straighter_and_carries_no_further(root, tmp_path, monkeypatch):
