@@ -22,6 +22,7 @@ from gensys.core import Cond, Generative
 from gensys.denoiser import gaussian
 from gensys.families.diffusion import BY_ROW, Diffusion
 from gensys.families.mapped import Mapped, prior_of
+from gensys.families.standardised import Standardised
 from gensys.kernels.linear import frozen
 from gensys.noise import Noise, Stream
 from gensys.solvers.churn import on_part
@@ -145,7 +146,8 @@ def inpaint(
     mask = mask.expand_as(known)
     if isinstance(model, Mapped):
         z = model.embed(known)
-        drawn = inpaint(inner, z, _shrunk(mask, z), cond, noise, resamplings=resamplings)
+        inside = mask if isinstance(model, Standardised) else _shrunk(mask, z)
+        drawn = inpaint(inner, z, inside, cond, noise, resamplings=resamplings)
         return torch.where(mask, known, model.decode(drawn))
     _require("known", known, inner.shape)
     if inner.denoiser.base is not gaussian:
@@ -220,9 +222,11 @@ def _require(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _shrunk(mask: Tensor, z: Tensor) -> Tensor:
-    """The mask of images (B, C, H, W) for their latents z: known where the whole square of pixels is known. That of
-    vectors is as it was."""
-    if z.ndim == 2:
-        return mask
+    """The mask of images (B, C, H, W) for their latents z: known where the whole square of pixels is known."""
+    if z.ndim != 4:
+        raise ValueError(
+            f"'model' has latents of shape {tuple(z.shape[1:])}, each of which stands for all of a datum, so that a "
+            "mask says nothing of them: inpaint with a model of the data, or of latents that lie in a grid"
+        )
     unknown = torch.nn.functional.adaptive_max_pool2d((~mask).any(1, keepdim=True).float(), z.shape[2:])
     return (unknown == 0).expand_as(z)

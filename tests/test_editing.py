@@ -308,6 +308,24 @@ def test_latents_are_edited_between_encoding_and_decoding():
     torch.testing.assert_close(filled[:, 0, 3, 3], model.decode(drawn)[:, 0, 3, 3])
 
 
+class Flat(nn.Module):
+    """Vectors <-> latents of as many numbers, none of which is one of the vector's."""
+
+    def encode(self, x):
+        return Posterior(x.flip(1), torch.zeros_like(x))
+
+    def decode(self, z):
+        return z.flip(1)
+
+
+def test_a_mask_says_nothing_of_latents_without_places():
+    path = Linear()
+    prior = Diffusion(Denoiser(Exact(path, targets.velocity), path, targets.velocity), (3,))
+    model = Latent(prior, Flat, lambda z: z, lambda z: z)
+    with pytest.raises(ValueError, match=r"'model' has latents of shape \(3,\), each of which stands for all"):
+        inpaint(model, X.float(), torch.tensor([True, False, False]), {}, Noise(0, IDS))
+
+
 def test_what_cannot_be_edited_is_refused():
     model, noise, x = noted(), Noise(0, IDS), X.float()
     some = torch.tensor([True, False, True])
