@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from gensys.columns import Column
 from gensys.core import Generative
 from gensys.data.arrays import Arrays
+from gensys.data.channel_moments import merged
 from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource, Normalisation
@@ -25,7 +30,8 @@ from gensys.run_folder import open_codec
 
 __all__ = ["Domain", "domain_of", "open_codes", "open_domain"]
 
-_MEASURED = 100_000  # rows that the means and deviations of vectors are taken of: they tell them to 0.3 %
+_MEASURED = 100_000  # rows, from all of the data, that means and deviations are taken of: they tell them to 0.3 %
+_BLOCK = 4096  # of them at once: a mapped file of wide vectors need not fit into memory
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,13 @@ class Domain:
         Of pairs they are those of the data, in whose scale their flow drew them.
         """
         source = self.source.data if isinstance(self.source, Pairs) else self.source
-        rows = readable(source)[0][:_MEASURED]
-        x = source.batch(rows, Noise(0, rows)).x.double()
-        return x.mean(0).tolist(), [std or 1.0 for std in x.std(0, correction=0).tolist()]
+        rows, parts = readable(source)[0], list[Tensor]()
+        for part in rows[:: -(-len(rows) // _MEASURED)].split(_BLOCK):
+            variance, mean = torch.var_mean(source.batch(part, Noise(0, part)).x.double(), 0, correction=0)
+            n = torch.full_like(mean, len(part))
+            parts.append(torch.stack([n, mean, n * variance, torch.zeros_like(mean)]))
+        n, mean, scatter, _ = merged(torch.stack(parts).numpy())
+        return mean.tolist(), [std or 1.0 for std in np.sqrt(scatter / n).tolist()]
 
     def model(self, prior: Generative) -> Generative:
         """The model of the data: `prior` itself, or with the codec of the latents, or the scale of the vectors, that it
