@@ -17,7 +17,7 @@ from gensys.data.channel_moments import merged
 from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource, Normalisation
-from gensys.data.pairs import Pairs
+from gensys.data.pairs import data_of
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source, open_source, split
 from gensys.engine.settings import Settings
@@ -92,8 +92,8 @@ class Domain:
 
         Of pairs they are those of the data, in whose scale their flow drew them.
         """
-        source = self.source.data if isinstance(self.source, Pairs) else self.source
-        rows, parts = readable(source)[0], list[Tensor]()
+        source, parts = data_of(self.source), list[Tensor]()
+        rows = readable(source)[0]
         for part in rows[:: -(-len(rows) // _MEASURED)].split(_BLOCK):
             variance, mean = torch.var_mean(source.batch(part, Noise(0, part)).x.double(), 0, correction=0)
             n = torch.full_like(mean, len(part))

@@ -20,7 +20,7 @@ from gensys.data.as_stored import AsStored
 from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
 from gensys.data.latents import LatentSource
-from gensys.data.pairs import Pairs
+from gensys.data.pairs import data_of
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
@@ -40,8 +40,7 @@ def real_source(folder: RunFolder) -> tuple[Source, Codec | None]:
 
     The data of latents are split as the rows of the store are that the model was trained on (see `AsStored`).
     """
-    source = folder.spec().load().source
-    source = source.data if isinstance(source, Pairs) else source
+    source = data_of(folder.spec().load().source)
     latents = latents_in(source)
     if latents is None:
         return source, None

@@ -30,6 +30,7 @@ from gensys.pipelines.real import judge_of, real_source
 
 from gensys.core import Cond, Generative, InLatents
 from gensys.data.arrays import Arrays
+from gensys.data.pairs import data_of
 from gensys.data.sample_table import SampleTable, read_sample_table
 from gensys.data.source import Source, scaled
 from gensys.data.store import ArraySpec, Store
@@ -283,7 +284,7 @@ def sample(
     store.seal({})
     if not latents and not pairs:
         save_picture(store)
-        _save_table(store, run.source, "label" in model.conditions)
+        _save_table(store, data_of(run.source), "label" in model.conditions)
     return store
 
 

@@ -19,7 +19,7 @@ from gensys.data.joined import Joined
 from gensys.data.latents import LatentSource, Normalisation
 from gensys.data.layout import GROUP
 from gensys.data.members import KEY, damaged, is_joined, members
-from gensys.data.pairs import Pairs
+from gensys.data.pairs import data_of
 from gensys.data.place import open_place
 from gensys.data.source import Source
 from gensys.data.where import Where, inside, is_url
@@ -89,8 +89,7 @@ def _open(path: Where) -> Joined:
 
 def latents_in(source: Source) -> LatentSource | None:
     """A source's latents, of joined ones the first: codec and normalisation are those of all. None for other data."""
-    if isinstance(source, Pairs):
-        return latents_in(source.data)
+    source = data_of(source)
     if isinstance(source, Joined):
         return latents_in(source.parts[0])
     return source if isinstance(source, LatentSource) else None

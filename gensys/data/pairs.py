@@ -23,7 +23,7 @@ from gensys.data.store import Store
 from gensys.errors import DataError
 from gensys.noise import Noise
 
-__all__ = ["Pairs", "open_pairs"]
+__all__ = ["Pairs", "data_of", "open_pairs"]
 
 
 @dataclass(frozen=True)
@@ -132,3 +132,8 @@ def open_pairs(
             f"{pairs._array} {tuple(shape)} with {len(data.classes)}: give the data that their flow was trained on"
         )
     return pairs
+
+
+def data_of(source: Source) -> Source:
+    """What a flow learned: the data behind pairs, or the source itself."""
+    return source.data if isinstance(source, Pairs) else source

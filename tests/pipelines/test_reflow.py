@@ -215,6 +215,16 @@ def test_every_sample_keeps_its_label_and_pairs_have_the_guidance(root, tmp_path
     assert not torch.equal(drawn.x, RunFolder(tmp_path / "free").spec().load().source.batch(ids, Noise(0, ids)).x)
 
 
+def test_a_straightened_flow_of_a_table_draws_a_table(root, tmp_path):
+    again(root, tmp_path / "new", run="table")
+    out = tmp_path / "samples.zarr"
+    sample(
+        RunFolder(tmp_path / "new"), out, ids=range(4), seed=0, label=None, overrides={}, shard=64, workers=0,
+        screen=SCREEN,
+    )  # fmt: skip
+    assert out.with_suffix(".csv").read_text().splitlines()[0] == "a,b,label"
+
+
 def test_latent_flows_are_straightened_in_their_latents(root, tmp_path):
     (told,) = again(root, tmp_path / "new", run="latent", pairs=128, overrides={"budget": "32"})
     folder, old = RunFolder(tmp_path / "new"), RunFolder(root / "latent").model()
