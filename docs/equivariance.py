@@ -48,8 +48,7 @@ def equivariance(run: Path, *, whole: bool) -> float:
     w = net.styles(z, {"label": ids % 10}, noise)
 
     def generate(shift: Tensor) -> Tensor:
-        made = net.synthesis(w, None, shift)
-        return made.tanh() if net.bounded else made
+        return net.image(net.synthesis(w, None, shift))
 
     return translation_equivariance(generate, translations(noise, SIDE, whole=whole))
 

@@ -62,7 +62,7 @@ def project(
     spread = _spread(generator)
 
     def render(offset: Tensor) -> Tensor:
-        return generator.synthesis((mean + spread * offset).expand(-1, layers, -1))
+        return generator.image(generator.synthesis((mean + spread * offset).expand(-1, layers, -1)))
 
     with torch.no_grad():
         wanted = list(features(x)) if features is not None else []

@@ -117,7 +117,10 @@ class StyleGenerator(nn.Module):
     def render(self, w: Tensor, noise: Noise) -> Tensor:
         """(B, layers, width) -> images, with the noise inputs of the ids."""
         count = self.synthesis.noises
-        x = self.synthesis(w, noise.normal((count,), Stream.TEXTURE) if count else None)
+        return self.image(self.synthesis(w, noise.normal((count,), Stream.TEXTURE) if count else None))
+
+    def image(self, x: Tensor) -> Tensor:
+        """What the synthesis made, as images: bounded or as it is."""
         return torch.tanh(x) if self.bounded else x
 
     def forward(self, z: Tensor, cond: Cond, noise: Noise) -> Tensor:
