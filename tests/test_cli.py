@@ -319,6 +319,14 @@ def test_files_travel_as_absolute_paths_too(here, calls, name):
     assert spec.knobs["data"] == str(here / name)
 
 
+@pytest.mark.parametrize(("recipe", "knob"), [("cyclegan", "other"), ("vqgan", "extractor")])
+def test_so_do_other_files_that_a_recipe_reads(here, calls, recipe, knob):
+    (here / "a").touch()
+    ask("train", recipe, f"{knob}=a")
+    ((_, (_, spec), _),) = calls.noted
+    assert spec.knobs[knob] == str(here / "a")
+
+
 def test_no_data_are_not_the_current_folder(here, calls):
     ask("train", "./mine.py:mine", "data=")
     ((_, (_, spec), _),) = calls.noted

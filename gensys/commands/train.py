@@ -75,7 +75,7 @@ def train(
     RECIPE` explains them.
     """
     texts = overrides(knobs, seed)
-    for name in {"data", "pairs"} & texts.keys():  # knobs that are paths
+    for name in {"data", "other", "pairs", "extractor"} & texts.keys():  # knobs that are paths
         texts[name] = absolute(texts[name])
     least, workers = crew
     if observe and not workers:
