@@ -31,6 +31,7 @@ def glow(
         return system(
             domain.image,
             classes=domain.classes,
+            vector=domain.vector,
             width=width,
             depth=depth,
             levels=levels,

@@ -30,6 +30,7 @@ def maf(
         return system(
             domain.shape,
             classes=domain.classes,
+            vector=domain.vector,
             width=width,
             depth=depth,
             steps=steps,

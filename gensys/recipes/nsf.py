@@ -32,6 +32,7 @@ def nsf(
         return system(
             domain.shape,
             classes=domain.classes,
+            vector=domain.vector,
             coupling=coupling,
             width=width,
             depth=depth,

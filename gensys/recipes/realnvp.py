@@ -30,6 +30,7 @@ def realnvp(
         return system(
             domain.shape,
             classes=domain.classes,
+            vector=domain.vector,
             width=width,
             depth=depth,
             levels=levels,

@@ -11,6 +11,7 @@ from gensys.pipelines.sample import sample
 from gensys.pipelines.train import train
 from pyarrow import parquet
 
+from gensys.core import HasLikelihood
 from gensys.data.sample_table import read_sample_table
 from gensys.data.sources import open_source
 from gensys.errors import DataError
@@ -111,6 +112,22 @@ def test_guidance_follows_the_vector(trained):
     torch.testing.assert_close(mixed[1::2], model.sample({"vector": vector}, noise)[1::2], rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"cond\['vector'\] must be \(200, 3\), got \(200, 2\)"):
         model.sample({"vector": vector[:, :2]}, noise)
+
+
+@pytest.mark.parametrize("recipe", ["realnvp", "maf", "iaf", "nsf", "glow"])
+def test_flows_go_by_vectors_too(tmp_path, recipe):
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 256, (40, 4, 4), np.uint8)  # images: glow has no other data
+    file = save(tmp_path / "a.npz", x, vector=draw.standard_normal((40, 3)))
+    knobs = {"levels": "1"} if recipe in ("realnvp", "glow") else {}
+    model = resolve(recipe, {"data": str(file), "width": "16", **knobs}).model().eval()
+    assert isinstance(model, HasLikelihood)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        pixels = torch.zeros(2, 1, 4, 4)
+        first, second = model.log_prob(pixels, {"vector": torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 2.0]])}).tolist()
+    assert first != second
 
 
 def save(path, x, **arrays):
