@@ -33,6 +33,15 @@ class _Masked(nn.Linear):
         return linear(input, self.weight * self.mask, self.bias)
 
 
+def _degrees(lowest: int, highest: int, width: int) -> Tensor:
+    """The degrees of a layer's units, (width,), evenly from `lowest` to `highest`: by turns; in equal steps if units
+    are fewer than degrees, or only the first elements of long rows would ever be looked at."""
+    count = highest - lowest + 1
+    if width >= count:
+        return lowest + torch.arange(width) % count
+    return torch.linspace(lowest, highest, width).round().long()
+
+
 class MADE(nn.Module):
     """(B, dim) -> (B, count dim): count parameters for each element, first the first one of all of them.
 
@@ -47,7 +56,7 @@ class MADE(nn.Module):
         self.context = context(width, classes=classes, vector=vector)
         lowest = 0 if self.context is not None or dim == 1 else 1
         inputs = torch.arange(1, dim + 1)
-        hidden = lowest + torch.arange(width) % (dim - lowest)  # evenly; dim - 1 is the largest that is of use
+        hidden = _degrees(lowest, dim - 1, width)  # dim - 1 is the largest that is of use
         outputs = inputs.repeat(count)
         self.first = _Masked(hidden[:, None] >= inputs)
         self.hidden = nn.ModuleList(_Masked(hidden[:, None] >= hidden) for _ in range(depth - 1))
