@@ -297,7 +297,8 @@ def evaluate_codec(
     source = reference_of(source, asked.reference)
     if asked.metrics and asked.metrics != ("reconstruction",):
         raise ConfigError("--metrics of a codec can only be 'reconstruction': it has no samples; leave it out")
-    extractor = None if asked.features == LENET else opened(asked.features, image_shape(source))
+    shape = image_shape(source)  # of vectors there is no picture, and what an error of theirs means depends on units
+    extractor = None if asked.features == LENET else opened(asked.features, shape)
     metrics, protocol = _reconstruct(codec, source, picture, extractor), about_data(source)
     if extractor is not None:
         protocol["features"] = f"{extractor.name}, sha256 {extractor.weights[:16]}"

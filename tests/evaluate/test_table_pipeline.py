@@ -239,3 +239,11 @@ def test_a_number_can_be_a_category_of_vectors_without_names(tmp_path):
     assert spec.model().observation.categories == (0, 3)
     rows = torch.arange(8)
     assert spec.model().loss(spec.load().source.batch(rows, None), Noise(0, rows), "model").total.isfinite()
+
+
+def test_a_codec_of_a_table_has_no_score_of_its_reconstructions(tmp_path):
+    (tmp_path / "n.csv").write_text("\n".join(["a,b", *(f"{k},{k % 7}" for k in range(60))]))
+    knobs = {"codes": "4", "dim": "2", "width": "8", "depth": "1", "batch": "8", "budget": "16"}
+    codec = trained(tmp_path, "vq_vae", knobs, data=str(tmp_path / "n.csv"))
+    with pytest.raises(DataError, match=r"images are wanted, \(C, H, W\), and 'n' holds rows of shape \(2,\)"):
+        evaluate(codec.path, screen=SCREEN)
