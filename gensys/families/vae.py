@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from gensys.core import Batch, Bits, Cond, Generative, Loss, Posterior
 from gensys.likelihood import bits_per_dim, density_bits
 from gensys.noise import Noise, Stream
 from gensys.objectives.elbo import (
     Schedule,
+    committed,
     importance_bound,
     importance_loss,
     log_weights,
@@ -32,9 +34,10 @@ class VAE(Generative):
     parameters.
 
     beta: the weight of the KL term; schedule: what it is multiplied by at a step of training (None: 1), as validation
-    always has the whole. free: nats that each latent number has for nothing. draws: K of the importance-weighted bound
-    that is trained on; 1 is the ordinary one. noisy: whether samples are drawn from p(x | z), or are its mean.
-    bound_draws: K of `log_prob`. logvar_limit: see `Autoencoder`.
+    always has the whole. free: nats that each latent number has for nothing. delta: nats that each has at least, as the
+    variance of its posterior stays below 1, see `committed`. draws: K of the importance-weighted bound that is trained
+    on; 1 is the ordinary one. noisy: whether samples are drawn from p(x | z), or are its mean. bound_draws: K of
+    `log_prob`. logvar_limit: see `Autoencoder`.
 
     Raises ValueError if the importance-weighted bound is to have a weight, a schedule or free bits: it has no KL term.
     """
@@ -49,6 +52,7 @@ class VAE(Generative):
         beta: float = 1.0,
         schedule: Schedule | None = None,
         free: float = 0.0,
+        delta: float = 0.0,
         draws: int = 1,
         noisy: bool = False,
         bound_draws: int = 64,
@@ -68,9 +72,17 @@ class VAE(Generative):
         self.encoder, self.decoder, self.latent, self.observation = encoder, decoder, latent, observation
         self.beta, self.schedule, self.free, self.draws = beta, schedule, free, draws
         self.noisy, self.bound_draws, self.logvar_limit = noisy, bound_draws, logvar_limit
+        self.most = committed(delta) if delta else None
+        if self.most is not None and self.most < -logvar_limit:
+            raise ValueError(
+                f"'delta' must leave the logarithm of the variance above -{logvar_limit:g}, got {delta:g}, which takes "
+                f"{self.most:.3g}: a nat is much already"
+            )
 
     def encode(self, x: Tensor) -> Posterior:
         mean, logvar = _wide(self.encoder(x)).chunk(2, dim=1)
+        if self.most is not None:
+            logvar = self.most - softplus(self.most - logvar)  # about the smaller of both, with a gradient everywhere
         return Posterior(mean, logvar.clamp(-self.logvar_limit, self.logvar_limit))
 
     def decode(self, z: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ Kingma and Welling, 2013, "Auto-encoding variational Bayes", arXiv:1312.6114, eq
 "beta-VAE". A codec for latent diffusion takes a very small beta (Rombach et al., 2021, arXiv:2112.10752, appendix G).
 Second line: Burda, Grosse and Salakhutdinov, 2015, "Importance weighted autoencoders", arXiv:1509.00519, equation 8.
 
-A posterior collapses where z says nothing about x: beta that grows during training (`linear`, `cyclic`) and `free_bits`
-are the usual cures, `active_units` and `kl_per_dimension` show it.
+A posterior collapses where z says nothing about x. The usual cures are a beta that grows during training (`linear`,
+`cyclic`), `free_bits`, and posteriors that cannot be the prior (`committed`); `active_units` and `kl_per_dimension`
+show it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "ACTIVE",
     "Schedule",
     "active_units",
+    "committed",
     "cyclic",
     "elbo",
     "free_bits",
@@ -83,6 +85,24 @@ def free_bits(kl: Tensor, least: float) -> Tensor:
     arXiv:1606.04934, equation 15. The mean is over the rows that are computed together.
     """
     return kl.mean(0).clamp(min=least).sum()
+
+
+def committed(delta: float) -> float:
+    """The largest logvar of a posterior whose KL from N(0, 1) is at least `delta` nats, whatever its mean.
+
+    KL = (mean^2 + v - ln v - 1) / 2 falls in v = exp(logvar) up to v = 1: the root of (v - ln v - 1) / 2 = delta with
+    v < 1. Raises ValueError for a negative delta.
+
+    Razavi, van den Oord, Poole and Vinyals, 2019, "Preventing posterior collapse with delta-VAEs", arXiv:1901.03416,
+    section 2, for a prior of independent numbers.
+    """
+    if not 0.0 <= delta < math.inf:
+        raise ValueError(f"'delta' must be 0 or more nats and finite, got {delta}")
+    low, high = -2.0 * delta - 1.0, 0.0  # at low, -ln v - 1 alone is 2 delta
+    for _ in range(60):  # halvings: more than a float64 holds
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if math.expm1(middle) - middle > 2.0 * delta else (low, middle)
+    return low
 
 
 def active_units(posterior: Posterior) -> Tensor:

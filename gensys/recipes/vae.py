@@ -32,6 +32,7 @@ def vae(
     annealing: Literal["none", "linear", "cyclic"] = "none",  # how beta grows: once, or again and again
     period: int = 1000,  # steps of the annealing, or of one of its cycles
     free: float = 0.0,  # free bits: nats that every latent number has for nothing
+    delta: float = 0.0,  # nats that every latent number says at least, since its posterior cannot be the prior
     draws: int = 1,  # above 1: the importance-weighted bound with so many latents a row
     noisy: Drawn = "auto",  # whether samples are drawn from p(x | z), or are its mean; auto = drawn of vectors
     training: Training = Training(batch=64, budget="300k", lr=2e-3),  # noqa: B008 - a frozen value
@@ -53,6 +54,7 @@ def vae(
             beta=beta,
             schedule=_schedule(annealing, period),
             free=free,
+            delta=delta,
             draws=draws,
             noisy=noisy == "true" or (noisy == "auto" and len(domain.shape) == 1),
         ),

@@ -68,6 +68,11 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.3g} ± {statistics.stdev(values):.2g}"
 
 
+def _relative(values: Sequence[float]) -> str:
+    """The standard deviation over seeds, over the mean."""
+    return f"{statistics.stdev(values) / statistics.fmean(values):.0%}" if len(values) > 1 else ""
+
+
 def _bytes(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values) / 2**20:,.0f} MiB" if values else ""
 
@@ -76,8 +81,10 @@ def _count(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):,.0f}" if values else ""
 
 
+STABILITY = "spread of fd over seeds"
 COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None], Callable[[Sequence[float]], str]], ...] = (
     ("fd / real data's", metric("fd_", over_floor=True), _spread),
+    (STABILITY, metric("fd_", over_floor=True), _relative),
     ("precision", metric("precision"), _plain),
     ("recall", metric("recall"), _plain),
     ("density", metric("density"), _plain),
@@ -140,10 +147,16 @@ def _failures(rows: Iterable[Row]) -> list[str]:
     return [f"{row.name}, {failure}" for row in rows for failure in row.failures]
 
 
+def _cells(row: Row) -> list[str]:
+    """What stands under the columns; runs that failed are told where the spread over the others is."""
+    failed = f"{len(row.failures)} of {len(row.failures) + len(row.runs)} failed" if row.failures else ""
+    cells = [(title, words(row.values(of))) for title, of, words in COLUMNS]
+    return [", ".join(filter(None, (text, failed))) if title == STABILITY else text for title, text in cells]
+
+
 def table(rows: Iterable[Row]) -> list[list[str]]:
     """As text: the titles, and a line for each contender."""
-    lines = ([row.name, *(words(row.values(of)) for _, of, words in COLUMNS)] for row in rows)
-    return [["", *(title for title, *_ in COLUMNS)], *lines]
+    return [["", *(title for title, *_ in COLUMNS)], *([row.name, *_cells(row)] for row in rows)]
 
 
 def _markdown(document: Mapping[str, Any], rows: Sequence[Row]) -> str:
@@ -187,9 +200,13 @@ svg .grid { stroke: var(--line); } svg .dot { fill: var(--dot); } img { max-widt
 def _html(folder: Path, document: Mapping[str, Any], rows: Sequence[Row]) -> str:
     def line(row: Row) -> str:
         name, paper = html.escape(row.name), html.escape(row.paper)
-        link = f"<a href='{html.escape(row.runs[0])}/samples.png'>{name}</a>" if row.runs else name
-        values = "".join(f"<td>{html.escape(words(row.values(of)))}</td>" for _, of, words in COLUMNS)
-        return f"<tr><td>{link}<span class='faint'> {paper}</span></td>{values}</tr>"
+        runs = " ".join(
+            f"<a href='{html.escape(run)}/samples.png' title='samples of seed {html.escape(run.split('/')[-1])}'>"
+            f"{html.escape(run.split('/')[-1])}</a>"
+            for run in row.runs
+        )
+        values = "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row))
+        return f"<tr><td>{name} {runs}<span class='faint'> {paper}</span></td>{values}</tr>"
 
     cells = "".join(map(line, rows))
     titles = "".join(f"<th>{html.escape(title)}</th>" for title, *_ in COLUMNS)

@@ -47,6 +47,7 @@ def vae(
     beta: float = 1.0,
     schedule: Schedule | None = None,
     free: float = 0.0,
+    delta: float = 0.0,
     draws: int = 1,
     noisy: bool = False,
 ) -> VAE:
@@ -70,7 +71,7 @@ def vae(
         decoder = Perceptron(latent, outputs, width=width, depth=depth)
         parts = (_Features(table, encoder) if table else encoder), decoder
     return VAE(
-        *parts, (latent,), observation, beta=beta, schedule=schedule, free=free, draws=draws, noisy=noisy
+        *parts, (latent,), observation, beta=beta, schedule=schedule, free=free, delta=delta, draws=draws, noisy=noisy
     )  # fmt: skip
 
 

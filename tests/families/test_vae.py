@@ -9,11 +9,12 @@ from gensys.core import Batch, Codec, HasBits, HasLikelihood, Posterior
 from gensys.families.vae import interpolate
 from gensys.likelihood import dequantise
 from gensys.noise import Noise, Stream
-from gensys.objectives.elbo import active_units, cyclic, free_bits, kl_per_dimension, linear, negative_bound
+from gensys.objectives.elbo import active_units, committed, cyclic, free_bits, kl_per_dimension, linear, negative_bound
 from gensys.objectives.observation import Bernoulli, Columns, DiscretisedLogistic, Gaussian
 from gensys.systems.vae import linear_vae, vae
 
 D, Z = 5, 2
+X4 = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
 
 
 def toy(posterior="exact"):
@@ -128,6 +129,37 @@ def test_annealing():
     assert price(5) == pytest.approx(0.5, rel=1e-3)
     model.eval()
     assert price(0) == pytest.approx(1.0, rel=1e-3)  # what is validated is the bound
+
+
+def last_bias(model):
+    """Of the encoder: what it adds to every mean and logvar."""
+    return [p for name, p in model.encoder.named_parameters() if name.endswith("bias")][-1]
+
+
+@pytest.mark.parametrize("delta", [1e-4, 0.1, 1.0, 9.0])
+def test_a_committed_posterior_says_so_many_nats_whatever_it_is_told(delta):
+    most = committed(delta)
+    assert 0.5 * (math.exp(most) - most - 1.0) == pytest.approx(delta, rel=1e-9)
+    model = vae((4,), Gaussian(), latent=3, width=8, depth=1, delta=delta)
+    with torch.no_grad():
+        for bias in (-9.0, 0.0, 9.0):
+            last_bias(model).fill_(bias)
+            posterior = model.encode(X4)
+            kl = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - posterior.logvar - 1.0)
+            assert float(kl.min()) >= delta * (1.0 - 1e-4)
+
+
+def test_a_posterior_that_is_narrow_enough_is_left_alone():
+    free, bound = (vae((4,), Gaussian(), latent=3, width=8, depth=1, delta=delta) for delta in (0.0, 0.01))
+    bound.load_state_dict(free.state_dict())
+    with torch.no_grad():
+        for model in (free, bound):
+            last_bias(model).fill_(-9.0)
+        torch.testing.assert_close(bound.encode(X4).logvar, free.encode(X4).logvar, rtol=0, atol=1e-2)
+    with pytest.raises(ValueError, match="'delta' must be 0 or more nats and finite, got -1"):
+        vae((4,), Gaussian(), delta=-1.0)
+    with pytest.raises(ValueError, match="'delta' must leave the logarithm of the variance above -20, got 30"):
+        vae((4,), Gaussian(), delta=30.0)
 
 
 def test_free_bits_press_only_what_is_above_them():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gensys.errors import ConfigError
 from gensys.progress import Screen
-from gensys.report.comparison import rows_of, table, write_comparison
+from gensys.report.comparison import STABILITY, rows_of, table, write_comparison
 from gensys.report.plots import scatter
 from gensys.run import recipes, resolve
 
@@ -126,7 +126,10 @@ def test_the_table_has_means_and_spreads_and_the_best_is_first():
     assert dict(zip(titles, first, strict=True))["fd / real data's"] == "2.5 ± 0.71"
     assert dict(zip(titles, second, strict=True))["fd / real data's"] == "10"
     assert dict(zip(titles, first, strict=True))["parameters"] == "1,234"
-    assert third == ["gone", *[""] * (len(titles) - 1)]
+    stability = [dict(zip(titles, line, strict=True))[STABILITY] for line in (first, second, third)]
+    assert stability == ["28%", "1 of 2 failed", "1 of 1 failed"]
+    others = [text for title, text in zip(titles, third, strict=True) if title != STABILITY]
+    assert others == ["gone", *[""] * (len(titles) - 2)]
 
 
 def test_a_scatter_has_a_dot_for_every_point_where_its_value_is():
