@@ -75,7 +75,7 @@ def bands(
 
 
 class FourierInput(nn.Module):
-    """(B, width) style and a shift -> (B, channels, side, side): sine waves below `bandwidth`, mixed by a matrix.
+    """(B, width) style, a shift, a turn -> (B, channels, side, side): sine waves below `bandwidth`, mixed by a matrix.
 
     The style gives a rotation and a translation, which start as none. rate: samples in one side of the image.
     """
@@ -103,11 +103,14 @@ class FourierInput(nn.Module):
     phases: Tensor
     place: Tensor
 
-    def forward(self, w: Tensor, shift: Tensor | None) -> Tensor:
+    def forward(self, w: Tensor, shift: Tensor | None, turn: Tensor | None = None) -> Tensor:
         cos, sin, x0, y0 = (part[:, None] for part in self._pose(w).unbind(1))
         fx, fy = self.waves.unbind(1)
         gx, gy = cos * fx + sin * fy, cos * fy - sin * fx  # the waves turned, (B, channels)
         phases = self.phases - (fx * x0 + fy * y0)
+        if turn is not None:
+            c, s = turn.cos()[:, None], turn.sin()[:, None]
+            gx, gy = c * gx - s * gy, s * gx + c * gy
         if shift is not None:
             phases = phases - (gx * shift[:, :1] + gy * shift[:, 1:])
         # waves near half the rate fade, where turning moved them there
@@ -207,8 +210,12 @@ class AliasFreeSynthesis(nn.Module):
         )
         self.layers = len(self.body) + 1  # one style for the input
 
-    def forward(self, w: Tensor, eps: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        x = self.input(w[:, 0], shift)
+    def forward(
+        self, w: Tensor, eps: Tensor | None = None, shift: Tensor | None = None, turn: Tensor | None = None
+    ) -> Tensor:
+        """See `Synthesis`. turn: (B,), the angle by which the input is turned about its centre, in radians, from the
+        axis to the right towards the one that points down."""
+        x = self.input(w[:, 0], shift, turn)
         for k, layer in enumerate(self.body):
             x = layer(x, w[:, k + 1])
         return 0.25 * x  # theirs: images of the range [-1, 1] from features of unit variance

@@ -7,7 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gensys.evaluate.equivariance import translation_equivariance, translations
+from gensys.evaluate.equivariance import (
+    rotation_equivariance,
+    rotations,
+    translation_equivariance,
+    translations,
+)
 from gensys.nn.equalised import EqualConv, EqualLinear, leaky
 from gensys.nn.mapping import Mapping, StyleGenerator, unit
 from gensys.nn.residual_critic import ResidualCritic, group_deviation
@@ -284,6 +289,19 @@ def test_version_3_moves_with_its_input_and_version_2_does_not():
     for version in ("3t", "3r"):
         for whole in (True, False):
             assert equivariance(of[version], whole) > max(30.0, before + 15.0)
+
+
+def test_version_r_turns_with_its_input_by_any_angle():
+    found = {}
+    for version in ("3t", "3r"):
+        net = synthesis(version, 32)
+        w = torch.randn(8, net.layers, WIDTH, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            scale = 0.5 / net(w).std()
+        turned = partial(lambda turn, net, w, scale: scale * net(w, turn=turn), net=net, w=w, scale=scale)
+        found[version] = rotation_equivariance(turned, rotations(Noise(0, torch.arange(8))))
+    assert found["3r"] > 50.0
+    assert found["3t"] < 20.0
 
 
 def test_version_r_turns_with_its_input():
