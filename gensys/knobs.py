@@ -225,12 +225,12 @@ class Codebook:
     """How latents become codes."""
 
     quantiser: QuantiserName = "ema"  # codebook by averages or gradients; residual = several in turn; fsq = rounding
-    codes: int = 256  # vectors in a codebook
-    dim: int = 16  # numbers in one of them
-    books: int = 4  # codebooks of quantiser=residual
-    levels: str = "8,6,5"  # values of every number of quantiser=fsq: their product is the number of codes
-    decay: float = 0.99  # of the moving averages
-    revive: float = 0.1  # part of a fair share of the latents below which a code is split off anew; 0 = never
+    codes: Annotated[int, needs.VECTORS] = 256  # vectors in a codebook
+    dim: Annotated[int, needs.VECTORS] = 16  # numbers in one of them
+    books: Annotated[int, needs.RESIDUAL] = 4  # codebooks of quantiser=residual
+    levels: Annotated[str, needs.ROUNDED] = "8,6,5"  # values of every number of fsq: their product = the codes
+    decay: Annotated[float, needs.AVERAGED] = 0.99  # of the moving averages
+    revive: Annotated[float, needs.AVERAGED] = 0.1  # part of a fair share below which a code is split off; 0 = never
 
     def build(self) -> nn.Module:
         """The quantiser, see `bottlenecks.vq.Quantiser`. Raises ConfigError for levels that are no numbers."""

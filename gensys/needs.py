@@ -12,6 +12,7 @@ from gensys.run import Needs
 
 __all__ = [
     "ANCESTRAL",
+    "AVERAGED",
     "CONDITION",
     "CRITIC",
     "DDIM",
@@ -22,9 +23,12 @@ __all__ = [
     "PERCEPTUAL",
     "PIXELS",
     "R1",
+    "RESIDUAL",
+    "ROUNDED",
     "STUDENT",
     "UNET",
     "UNTAUGHT",
+    "VECTORS",
     "WEAKER",
     "WIDTH",
     "Aspect",
@@ -59,6 +63,10 @@ DIT = Needs("net=dit, for images or latents", lambda k, source: k["net"] == "dit
 UNET = Needs("net=unet, for images or latents", lambda k, source: k["net"] == "unet" and _built(k, source))
 PIXELS = Needs("images, whose bounds are known", lambda k, source: not k["clip"] or bool(domain_of(source).bounds))
 DDIM = Needs("solver=ddim", lambda knobs, _: knobs["solver"] == "ddim")
+VECTORS = Needs("quantiser=ema, gradient or residual", lambda knobs, _: knobs["quantiser"] != "fsq")
+AVERAGED = Needs("quantiser=ema or residual", lambda knobs, _: knobs["quantiser"] in ("ema", "residual"))
+RESIDUAL = Needs("quantiser=residual", lambda knobs, _: knobs["quantiser"] == "residual")
+ROUNDED = Needs("quantiser=fsq", lambda knobs, _: knobs["quantiser"] == "fsq")
 CRITIC = Needs("adversarial above 0", lambda knobs, _: knobs["adversarial"] != 0.0)
 PERCEPTUAL = Needs("perceptual above 0", lambda knobs, _: knobs["perceptual"] != 0.0)
 R1 = Needs("r1 above 0", lambda knobs, _: knobs["r1"] != 0.0)
