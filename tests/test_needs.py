@@ -52,6 +52,10 @@ IDLE = [
     ("consistency", "labelled.npz", "teacher=runs/edm width=20", "teacher= to be empty"),
     ("consistency", "plain.npy", "teacher=runs/edm scale=2", "data with labels or vectors"),
     ("stylegan", "labelled.npz", "r1=0 every=8", "r1 above 0"),
+    ("cgan", "labelled.npz", "every=8", "r1 above 0"),
+    ("stylegan2", "labelled.npz", "path_every=8", "path above 0"),
+    ("vae", "plain.npy", "period=20", "annealing=linear or cyclic"),
+    ("vae", "plain.npy", "scale=0.2", "observation=fixed"),
 ]
 
 HEARD = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import Rivals, Training
@@ -21,7 +22,7 @@ def cgan(
     spectral: bool = True,  # whether the critic's weights have a spectral norm of 1
     dropout: float = 0.0,  # probability that a feature of the critic is left out
     r1: float = 0.0,  # weight of the squared gradient of the critic at data; 0 = none
-    every: int = 4,  # steps from one R1 penalty to the next, which is so many times as large
+    every: Annotated[int, needs.R1] = 4,  # steps from one R1 penalty to the next, which is so many times as large
     rivals: Rivals = Rivals(),  # noqa: B008 - a frozen value
     training: Training = Training(batch=64, budget="150k", lr=1e-3),  # noqa: B008
 ) -> Run:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.knobs import Rivals, Training
@@ -28,7 +29,7 @@ def gan(
     spectral: bool = False,  # whether the critic's weights have a spectral norm of 1
     dropout: float = 0.0,  # probability that a feature of the critic is left out
     r1: float = 0.1,  # weight of the squared gradient of the critic at data; 0 = none
-    every: int = 4,  # steps from one R1 penalty to the next, which is so many times as large
+    every: Annotated[int, needs.R1] = 4,  # steps from one R1 penalty to the next, which is so many times as large
     instance: float = 0.0,  # standard deviation of noise on all that the critic sees, at first
     instance_steps: int = 0,  # steps over which that noise falls to 0; 0 = it stays
     rivals: Rivals = Rivals(),  # noqa: B008 - a frozen value

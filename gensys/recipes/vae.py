@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from gensys.data.arrays import Arrays, categorised
 from gensys.domain import Domain, open_domain
@@ -11,11 +11,13 @@ from gensys.errors import ConfigError
 from gensys.knobs import Training
 from gensys.objectives.elbo import Schedule, cyclic, linear
 from gensys.objectives.observation import Bernoulli, Columns, DiscretisedLogistic, Gaussian, Observation
-from gensys.run import Run
+from gensys.run import Needs, Run
 from gensys.systems.vae import vae as system
 
 Seen = Literal["auto", "bernoulli", "gaussian", "fixed", "logistic"]
 Drawn = Literal["auto", "true", "false"]
+_FIXED = Needs("observation=fixed", lambda knobs, _: knobs["observation"] == "fixed")
+_ANNEALED = Needs("annealing=linear or cyclic", lambda knobs, _: knobs["annealing"] != "none")
 
 
 def vae(
@@ -26,11 +28,11 @@ def vae(
     depth: int = 2,  # resolutions of the convolutions; hidden layers for vectors
     patch: int = 0,  # side of the squares of pixels that are folded into channels first; 0 = by the sides
     observation: Seen = "auto",  # p(x | z): auto = logistic (8-bit pixels) for images, else gaussian (learnt scale)
-    scale: float = 0.1,  # of observation=fixed: the standard deviation of a Gaussian
+    scale: Annotated[float, _FIXED] = 0.1,  # of observation=fixed: the standard deviation of a Gaussian
     categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     beta: float = 1.0,  # weight of the KL term
     annealing: Literal["none", "linear", "cyclic"] = "none",  # how beta grows: once, or again and again
-    period: int = 1000,  # steps of the annealing, or of one of its cycles
+    period: Annotated[int, _ANNEALED] = 1000,  # steps of the annealing, or of one of its cycles
     free: float = 0.0,  # free bits: nats that every latent number has for nothing
     delta: float = 0.0,  # nats that every latent number says at least, since its posterior cannot be the prior
     draws: int = 1,  # above 1: the importance-weighted bound with so many latents a row
