@@ -18,9 +18,7 @@ def stylegan2(
     data: str = "mnist",  # images, or a store of latents, with a side of 4, 8, 16, ...
     size: int = 32,  # side to which encoded images are cropped and scaled
     path: float = 0.0,  # weight of the path-length regulariser, the paper's 2; 0 = none: for long runs
-    path_every: Annotated[
-        int, _PATH
-    ] = 4,  # steps from one path-length penalty to the next, which is so many times as large
+    path_every: Annotated[int, _PATH] = 4,  # steps from one such penalty to the next, which is so many times as large
     texture: bool = False,  # whether layers add noise, at strengths that are learnt: detail that nothing determines
     styles: Styles = Styles(),  # noqa: B008 - a frozen value
     training: Training = Training(batch=32, budget="300k", lr=2e-3, precision="fp32"),  # noqa: B008
