@@ -48,7 +48,8 @@ def score_sde(
     dropout: float = 0.0,
     sampler: Sampler = Sampler(),  # noqa: B008 - a frozen value
 ) -> Diffusion:
-    """net: a backbone for data of `shape`. path: `VP()`, `SubVP()` or `VE()`. target: `noise` or `score`.
+    """net: a backbone for data of `shape`. path: `VP()`, `SubVP()` or `VE()`. target: `noise`, `score` or `v`, of which
+    the score follows: the loss is that of the noise.
 
     start: the least time that is trained, as the score has no bound at the data (their epsilon, 1e-5). sigma_data: the
     standard deviation of the data, which scales the inputs on VE. dropout: of the condition.

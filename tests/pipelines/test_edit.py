@@ -46,8 +46,8 @@ def root(tmp_path_factory):
         train(RunFolder(root / name), resolve(recipe, knobs), workers=0, fresh=False, screen=SCREEN)
 
     images = {"data": str(root / "images"), "size": "16"}
-    made("flow", "flow_matching", **images, **TINY, patch="4", solver="ddim", steps="3", guidance="2")
-    made("silent", "flow_matching", **images, **TINY, patch="4", solver="ddim", steps="3", dropout="0")
+    made("flow", "flow_matching", **images, **TINY, net="dit", patch="4", solver="ddim", steps="3", guidance="2")
+    made("silent", "flow_matching", **images, **TINY, net="dit", patch="4", solver="ddim", steps="3", dropout="0")
     np.save(root / "plane.npy", generator.standard_normal((80, 2)).astype(np.float32))
     vectors = {"width": "8", "depth": "1", "batch": "8", "budget": "16", "precision": "fp32"}
     made("vectors", "flow_matching", data=str(root / "plane.npy"), **vectors, steps="2")
@@ -155,8 +155,8 @@ def test_a_single_file_is_cropped_and_has_no_label_of_its_own(root, tmp_path):
         ("flow", "--images images --invert eta=0.5 solver=heun", "knob 'eta' is 0.5, and has no effect here"),
         ("flow", "--images images --mask mask.png solver=dopri5", "samples with dopri5, which chooses its own steps"),
         ("vectors", "--images plane.npy --mask mask.png", "and this run draws rows of shape (2,): no images"),
-        ("gan", "--images images --from 0.5", "'model' must be a Diffusion, or a Latent with one, got Adversarial"),
-        ("codec", "--images images --from 0.5", "'model' must be a Diffusion, or a Latent with one"),
+        ("gan", "--images images --from 0.5", "'model' must be a Diffusion, or one behind a codec, got Adversarial"),
+        ("codec", "--images images --from 0.5", "'model' must be a Diffusion, or one behind a codec"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(root, run, words, told, tmp_path):

@@ -25,8 +25,9 @@ SCREEN = Screen(quiet=True)
 def test_a_store_of_codes_holds_what_its_codec_says(tmp_path, knobs):
     table = np.random.default_rng(0).normal(size=(40, 3)).round(4)
     np.savetxt(tmp_path / "t.csv", table, delimiter=",", header="a,b,c", comments="")
-    sizes = {"codes": "16", "dim": "4", "width": "8", "batch": "8", "budget": "16", "precision": "fp32"}
+    sizes = {"width": "8", "batch": "8", "budget": "16", "precision": "fp32"}
     levels = {"levels": "20,20"} if "fsq" in knobs.values() else {}
+    sizes |= {} if levels else {"codes": "16", "dim": "4"}
     folder, out = RunFolder(tmp_path / "run"), tmp_path / "z.zarr"
     spec = resolve("vq_vae", {"data": str(tmp_path / "t.csv"), **sizes, **knobs, **levels})
     train(folder, spec, workers=0, fresh=False, screen=SCREEN)
