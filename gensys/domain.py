@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -118,12 +119,20 @@ class Domain:
 
 
 def open_domain(
-    data: str, size: int = 32, aspect: float = 1.0, *, categories: bool = False, standardise: bool = False
+    data: str,
+    size: int = 32,
+    aspect: float = 1.0,
+    *,
+    categories: bool = False,
+    standardise: Literal["none", "tables", "vectors"] = "none",
 ) -> Domain:
     """data: what `open_source` opens: images, vectors, or a store of latents. aspect: width over height of the samples,
-    for latents of several shapes. categories: whether the model knows columns of categories. standardise: see
-    `Domain`. Raises DataError for codes, which no continuous model can learn, and for categories that the model would
-    take for numbers."""
+    for latents of several shapes. categories: whether the model knows columns of categories. standardise: which data
+    the model sees standardised, see `Domain`: all vectors, or tables alone, whose columns have units of their own.
+
+    Raises DataError for codes, which no continuous model can learn, and for categories that the model would take for
+    numbers.
+    """
     domain = domain_of(open_source(data, size), aspect)
     named = [column.name for column in domain.columns if column.categories]
     if named and not categories:
@@ -136,7 +145,7 @@ def open_domain(
             f"{data!r} holds codes, and continuous latents are modelled here: encode with another codec, or train "
             "vq_prior, which models codes"
         )
-    return replace(domain, standardise=standardise)
+    return replace(domain, standardise=standardise == "vectors" or (standardise == "tables" and bool(domain.columns)))
 
 
 def domain_of(source: Source, aspect: float = 1.0) -> Domain:

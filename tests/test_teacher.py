@@ -90,9 +90,9 @@ def test_what_is_pinned_stays(tables, tmp_path):
 
 def test_vectors_of_another_length_are_refused(tables, tmp_path):
     folder = str(trained(tmp_path / "two", "edm", data=str(tables / "2.npz")).path)
-    assert open_denoiser("teacher", folder, open_domain(str(tables / "2.npz"), standardise=True)).unlabelled
+    assert open_denoiser("teacher", folder, open_domain(str(tables / "2.npz"), standardise="vectors")).unlabelled
     for other, told in (("4", "vectors of 4 numbers"), ("0", "no vectors")):
-        domain = open_domain(str(tables / f"{other}.npz"), standardise=True)
+        domain = open_domain(str(tables / f"{other}.npz"), standardise="vectors")
         with pytest.raises(ConfigError, match=rf"the teacher .* goes by vectors of 2 numbers, and the rows .* {told}"):
             open_denoiser("teacher", folder, domain)
 
@@ -102,7 +102,7 @@ def test_a_teacher_of_vectors_of_another_scale_is_refused(tables, tmp_path):
     teacher = trained(tmp_path / "teacher", "edm", data=data)
     np.savez(tmp_path / "larger.npz", x=10.0 * np.load(data)["x"])
     with pytest.raises(ConfigError, match=r"on vectors of other means and deviations than 'larger' has: give the"):
-        open_denoiser("teacher", str(teacher.path), open_domain(str(tmp_path / "larger.npz"), standardise=True))
+        open_denoiser("teacher", str(teacher.path), open_domain(str(tmp_path / "larger.npz"), standardise="vectors"))
 
 
 def test_a_teacher_that_takes_vectors_otherwise_is_refused(tables, tmp_path, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_teacher_that_takes_vectors_otherwise_is_refused(tables, tmp_path, mon
     monkeypatch.setattr("gensys.recipes.edm.open_domain", lambda data, size, standardise: open_domain(data, size))
     plain = str(trained(tmp_path / "plain", "edm", data=data).path)
     with pytest.raises(ConfigError, match="as they are, and '0' is taken brought to mean 0 and variance 1: open"):
-        open_denoiser("teacher", plain, open_domain(data, standardise=True))
+        open_denoiser("teacher", plain, open_domain(data, standardise="vectors"))
 
 
 @pytest.mark.parametrize("recipe", ["consistency", "lcm"])

@@ -30,7 +30,7 @@ def cgan(
 
     Miyato and Koyama, 2018, "cGANs with projection discriminator", arXiv:1802.05637, section 3.
     """
-    domain = open_domain(data, size)
+    domain = open_domain(data, size, standardise="tables")
 
     def model() -> Generative:
         return system(

@@ -37,7 +37,7 @@ def consistency(
     Song, Dhariwal, Chen and Sutskever, 2023, "Consistency models", arXiv:2303.01469; from scratch as in Song and
     Dhariwal, 2023, arXiv:2310.14189, table 1.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     sampling.require_unguided("With a teacher, the knob 'scale' guides that one, while it is distilled")
 
     def prior() -> Generative:

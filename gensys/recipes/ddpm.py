@@ -44,7 +44,7 @@ def ddpm(
 
     Ho, Jain and Abbeel, 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239, section 4.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     bar = SCHEDULES[schedule](timesteps)
     path = Discrete(zero_terminal_snr(bar) if zero_terminal else bar)
 

@@ -27,7 +27,7 @@ def edm(
     Karras, Aittala, Aila and Laine, 2022, "Elucidating the design space of diffusion-based generative models",
     arXiv:2206.00364, table 1.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     path = EDM()
 
     def prior() -> Generative:

@@ -24,7 +24,7 @@ def flow_matching(
 
     Lipman, Chen, Ben-Hamu, Nickel and Le, 2022, "Flow matching for generative modeling", arXiv:2210.02747, section 4.1.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
 
     def prior() -> Generative:
         return system(

@@ -40,7 +40,7 @@ def gan(
     Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville and Bengio, 2014, "Generative adversarial
     networks", arXiv:1406.2661, section 3.
     """
-    domain = open_domain(data, size)
+    domain = open_domain(data, size, standardise="tables")
 
     def model() -> Generative:
         return system(

@@ -24,7 +24,7 @@ def iaf(
     Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling, 2016, "Improving variational inference with inverse
     autoregressive flow", arXiv:1606.04934, section 3.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
 
     def flow() -> Generative:
         return system(

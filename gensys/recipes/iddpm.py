@@ -38,7 +38,7 @@ def iddpm(
 
     Nichol and Dhariwal, 2021, "Improved denoising diffusion probabilistic models", arXiv:2102.09672, sections 3 and 4.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     path = Discrete(SCHEDULES[schedule](timesteps))
 
     def prior() -> Generative:

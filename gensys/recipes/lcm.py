@@ -27,7 +27,7 @@ def lcm(
     Luo, Tan, Huang, Li and Zhao, 2023, "Latent consistency models: synthesizing high-resolution images with few-step
     inference", arXiv:2310.04378, section 4.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     sampling.require_unguided("Guidance is distilled into it, and its scale is the knob 'w'")
 
     def prior() -> Generative:

@@ -24,7 +24,7 @@ def maf(
     Papamakarios, Pavlakou and Murray, 2017, "Masked autoregressive flow for density estimation", arXiv:1705.07057,
     section 3.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
 
     def flow() -> Generative:
         return system(

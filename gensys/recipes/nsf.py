@@ -26,7 +26,7 @@ def nsf(
 
     Durkan, Bekasov, Murray and Papamakarios, 2019, "Neural spline flows", arXiv:1906.04032, section 3.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
 
     def flow() -> Generative:
         return system(

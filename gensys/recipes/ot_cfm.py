@@ -26,7 +26,7 @@ def ot_cfm(
     Tong, Fatras, Malkin, Huguet, Zhang, Rector-Brooks, Wolf and Bengio, 2023, "Improving and generalizing flow-based
     generative models with minibatch optimal transport", arXiv:2302.00482, section 3.2. Needs scipy.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     if domain.vector:
         raise ConfigError(
             f"each row of {domain.source.name!r} has a vector to go by, and pairing noise with the nearest data would "

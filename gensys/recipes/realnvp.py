@@ -24,7 +24,7 @@ def realnvp(
 
     Dinh, Sohl-Dickstein and Bengio, 2017, "Density estimation using Real NVP", arXiv:1605.08803, section 3.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
 
     def flow() -> Generative:
         return system(

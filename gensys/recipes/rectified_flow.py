@@ -30,7 +30,7 @@ def rectified_flow(
     arXiv:2209.03003, algorithm 1. The next round is trained by `gensys reflow`, which draws the pairs and goes on from
     the weights that drew them; with `pairs` alone it is trained from the start.
     """
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     found = open_pairs(pairs, domain.source, domain.shape, domain.normalisation) if pairs else None
     source = domain.source if found is None else found
 

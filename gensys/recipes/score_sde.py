@@ -38,7 +38,7 @@ def score_sde(
     """
     if not 0.0 < sigma_min < sigma_max:
         raise ConfigError(f"'sigma_min' must lie between 0 and 'sigma_max' ({sigma_max:g}), got {sigma_min:g}")
-    domain = open_domain(data, size, standardise=True)
+    domain = open_domain(data, size, standardise="vectors")
     path = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_min, sigma_max)}[sde]
 
     def prior() -> Generative:

@@ -21,7 +21,7 @@ def wgan(
     Arjovsky, Chintala and Bottou, 2017, "Wasserstein GAN", arXiv:1701.07875, algorithm 1. Theirs is RMSProp: Adam
     without momentum, but for the correction of its first steps.
     """
-    domain = open_domain(data, size)
+    domain = open_domain(data, size, standardise="tables")
 
     def model() -> Generative:
         return system(

@@ -22,7 +22,7 @@ def wgan_gp(
     Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville, 2017, "Improved training of Wasserstein GANs",
     arXiv:1704.00028, algorithm 1.
     """
-    domain = open_domain(data, size)
+    domain = open_domain(data, size, standardise="tables")
 
     def model() -> Generative:
         return system(

@@ -42,6 +42,19 @@ def test_samples_are_those_of_the_data(normal):
     torch.testing.assert_close(normal.decode(normal.embed(X)), X)
 
 
+@pytest.mark.parametrize("recipe", ["gan", "wgan", "wgan_gp"])
+def test_a_game_of_a_table_is_played_in_deviations(tmp_path, recipe):
+    """Of points of the plane, which have one unit, it is not: their scale is part of the task."""
+    rows = torch.tensor([1e6, 40.0]) + torch.tensor([1e4, 3.0]) * torch.randn(100, 2)
+    (tmp_path / "t.csv").write_text("\n".join(["time,age", *(f"{a:.9g},{b:.9g}" for a, b in rows.tolist())]))
+    model = resolve(recipe, {"data": str(tmp_path / "t.csv")}).model().eval()
+    drawn = model.sample({}, Noise(0, IDS))
+    assert bool(((drawn.mean(0) - rows.mean(0)).abs() < 3.0 * rows.std(0)).all())
+    assert model.players == prior_of(model).players
+    plane = resolve(recipe, {"data": "25gaussians"}).model()
+    assert prior_of(plane) is plane
+
+
 @pytest.mark.parametrize("recipe", ["realnvp", "maf", "iaf", "nsf"])
 def test_a_flow_of_a_table_keeps_to_its_units(tmp_path, recipe):
     """ActNorm alone does not: it takes a deviation below 1e-3 for 1e-3, and a step moves such a column by many of its
