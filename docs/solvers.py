@@ -26,7 +26,7 @@ from gensys.errors import ConfigError
 from gensys.evaluate.classifier import features
 from gensys.evaluate.frechet import Moments, frechet
 from gensys.families.diffusion import Diffusion
-from gensys.families.latent import Latent
+from gensys.families.mapped import prior_of
 from gensys.knobs import SAMPLING, SOLVERS
 from gensys.noise import Noise
 from gensys.pictures import to_uint8
@@ -43,7 +43,7 @@ BLOCK = 250  # samples that are drawn at once
 
 
 def path_model(model: Any) -> Diffusion:
-    prior = model.prior if isinstance(model, Latent) else model
+    prior = prior_of(model)
     if not isinstance(prior, Diffusion):
         raise click.ClickException(f"a path model is wanted, got {type(prior).__name__}")
     return prior

@@ -256,17 +256,15 @@ def fill(
         return
     used = pool or Pool(min(workers, len(missing)))
     leases = Leases(store, used.workers)
-    done, begun = 0.0, time.monotonic()
     try:
         with screen.phase(verb, sum(len(store.rows_of(k)) for k in missing), unit) as phase:
             try:
                 used.map(job, leases.hand_out(missing), lambda rows: phase.update(phase.done + rows, str(used.counts)))
             finally:
-                done = phase.done
+                if folder is not None and phase.done:  # of a run that was interrupted too
+                    folder.spent(verb, round(phase.done), time.monotonic() - phase.begun, used.workers)
             screen.counts[verb] = {unit: round(phase.done), **asdict(used.counts)}
     finally:
-        if folder is not None and done:  # of a run that was interrupted too
-            folder.spent(verb, round(done), time.monotonic() - begun, used.workers)
         leases.close()
         if pool is None:
             used.close()
