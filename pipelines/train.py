@@ -248,7 +248,7 @@ def train(
                             used.close()
                     for failure in used.failures:
                         screen.line(failure)
-            if asked and not state.finished:
+            if asked:  # also of a run that has just ended: what would come next is not wanted either
                 raise asked[0]
     return state
 

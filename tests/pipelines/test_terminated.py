@@ -1,12 +1,17 @@
-"""SIGTERM to a training whose steps are slow: it ends with the step, saved, and says so."""
+"""Signals to a training: it ends with the step, saved, and says so, be it the last step."""
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+from gensys.pipelines import train as training
 
 from gensys.engine.checkpoint import newest, read_state
+from gensys.progress import Screen
+from gensys.run import resolve
+from gensys.run_folder import RunFolder
 
 # a turn takes half a second and a step one, in many short calls as a network's does; the run would take an hour
 RECIPE = """
@@ -52,3 +57,19 @@ def test_a_slow_step_is_ended_and_saved(tmp_path):
     assert at is not None
     assert read_state(at).step == 2
     assert rest == "turn\n"  # the other half of that step, and nothing more
+
+
+def test_in_its_last_step_it_is_heard_too(tmp_path, monkeypatch):
+    """What follows the training, as in the demo, is not begun: the run itself is finished, as the folder says."""
+    show = training.show
+
+    def shown(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        show(*given)
+
+    monkeypatch.setattr(training, "show", shown)
+    folder = RunFolder(tmp_path / "run")
+    spec = resolve("gan", {"data": "25gaussians", "batch": "8", "budget": "8", "precision": "fp32"})
+    with pytest.raises(KeyboardInterrupt):
+        training.train(folder, spec, workers=0, fresh=False, screen=Screen(quiet=True))
+    assert read_state(newest(folder.path / "checkpoints")).finished
