@@ -1,13 +1,14 @@
 """Samples of gensys beside those of other libraries, trained on the same images for as long: docs/quality.md.
 
-    python docs/quality.py run FOLDER [NAME ...] [--data fashion] [--seeds 2] [--seconds 120]
-    python docs/quality.py write FOLDER
+    python docs/quality.py run FOLDER [NAME ...] [--data fashion] [--seeds 3] [--seconds 120] [--lr 3e-3]
+    python docs/quality.py write
 
-Every cell is a process of its own, on one thread, and leaves FOLDER/DATA/SECONDS/NAME/SEED.json; what is there is not
-measured again. gensys goes through its command line, as a user would have it. The others (peers.py) train in one loop:
-AdamW, batches drawn with replacement, gradients cut at norm 1, a learning rate that falls to 0 over the last half,
-which needs no average of the weights. All are judged by one classifier, in its features, as `gensys evaluate` does it,
-against the same real images. Who is not installed is left out.
+Every cell is a process of its own, on one thread, and ends as a line of docs/quality.jsonl; what is there is not
+measured again. Runs and pictures are left in FOLDER. gensys goes through its command line, as a user would have it.
+The others (peers.py) train in one loop: AdamW, batches drawn with replacement, gradients cut at norm 1, a learning rate
+that falls to 0 over the last half, which needs no average of the weights; --lr tries another peak rate. All are judged
+by one classifier, in its features, as `gensys evaluate` does it, against the same real images. Who is not installed is
+left out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from gensys.pipelines.bits import bits_of
 from gensys.pipelines.moments import images_of
 from gensys.pipelines.real import Real, images, judge_of
 from page import put
-from peers import DDIM_STEPS, PEERS, Done, Task, size
+from peers import CODEC_SHARE, DDIM_STEPS, PEERS, Done, Task, size
 
 from gensys.bench.machine import machine
 from gensys.data.sources import Source, open_source
@@ -43,8 +44,8 @@ from gensys.pictures import grid, save_png, to_uint8
 from gensys.run_folder import RunFolder
 
 HERE = Path(__file__).parent
+MEASURED = HERE / "quality.jsonl"
 SAMPLES, HELD = 1000, 256  # samples of each; held-out images whose likelihood is taken
-CODEC_SHARE = 1 / 3  # of the time, as `gensys compare` has it
 DDIM = ["solver=ddim", "grid=trailing", f"steps={DDIM_STEPS}"]
 
 
@@ -74,11 +75,13 @@ FAMILIES = {
     "flow matching": (("latent_dit", "flow_matching"), "torchcfm"),
     "diffusion": (("latent_diffusion", "ddpm"), "diffusers"),
     "flows": (("glow",), "normflows"),
-    "autoencoders": (("vae", "vq_prior"), "pythae"),
+    "autoencoders": (("vae",), "pythae_vae"),
+    "codes": (("vq_prior",), "pythae_vq"),
 }
 # What is done first tells most.
-ORDER = ("latent_dit", "flow_matching", "torchcfm", "ddpm", "diffusers", "vae", "pythae", "vq_prior", "glow")
-ORDER += ("normflows", "latent_diffusion")
+ORDER = ("latent_dit", "flow_matching", "torchcfm", "latent_diffusion", "ddpm", "diffusers", "vae", "pythae_vae")
+ORDER += ("vq_prior", "pythae_vq", "glow", "normflows")
+Row = dict[str, Any]
 
 
 def gensys(*words: str) -> dict[str, Any]:
@@ -121,25 +124,32 @@ def cli() -> None:
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
+def measured() -> list[Row]:
+    """The cells that there are."""
+    return [json.loads(line) for line in MEASURED.read_text().splitlines()] if MEASURED.exists() else []
+
+
 @cli.command()
 @_FOLDER
 @click.argument("names", nargs=-1, type=click.Choice(ORDER))
 @click.option("--data", default="mnist", help="What `open_source` opens: mnist, fashion.")
-@click.option("--seeds", default=2, help="0, 1, ... are trained; all names of one seed before those of the next.")
+@click.option("--seeds", default=3, help="0, 1, ... are trained; all names of one seed before those of the next.")
 @click.option("--seconds", default=120.0, help="Of the processor, to train for.")
-def run(folder: Path, names: tuple[str, ...], data: str, seeds: int, seconds: float) -> None:
+@click.option("--lr", type=float, help="Another peak rate of peers than their own here.")
+def run(folder: Path, names: tuple[str, ...], data: str, seeds: int, seconds: float, lr: float | None) -> None:
     """Train, sample and score what is missing, a process for each."""
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     for seed in range(seeds):
         for name in names or ORDER:
-            file = folder / data / f"{seconds:g}" / name / f"{seed}.json"
-            if file.exists():
+            peer = PEERS.get(name)
+            rate = (lr or peer.lr) if peer else None
+            if any(_key(row) == (data, seconds, name, rate, seed) for row in measured()):
                 continue
-            if name in PEERS and importlib.util.find_spec(name) is None:
-                click.echo(f"{name}: left out, not installed")
+            if peer and importlib.util.find_spec(peer.package) is None:
+                click.echo(f"{name}: left out, {peer.package} is not installed")
                 continue
             command = [sys.executable, __file__, "cell", str(folder), name, data, str(seed), str(seconds)]
-            if subprocess.run(command, env=environ, check=False).returncode:
+            if subprocess.run([*command, str(rate or 0.0)], env=environ, check=False).returncode:
                 click.echo(f"{name}, seed {seed}: failed")  # the others are worth having; the next call tries again
 
 
@@ -149,17 +159,19 @@ def run(folder: Path, names: tuple[str, ...], data: str, seeds: int, seconds: fl
 @click.argument("data")
 @click.argument("seed", type=int)
 @click.argument("seconds", type=float)
-def cell(folder: Path, name: str, data: str, seed: int, seconds: float) -> None:
+@click.argument("lr", type=float)
+def cell(folder: Path, name: str, data: str, seed: int, seconds: float, lr: float) -> None:
     """One training, and what comes of it."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     source = open_source(data)
     judged, real = judge_of(source, folder / data / "judge"), Real.choose(source, SAMPLES)
     place = folder / data / f"{seconds:g}" / name
-    if name in PEERS:
+    peer = PEERS.get(name)
+    if peer is not None:
         wanted = torch.arange(SAMPLES) % len(source.classes)
         held = images(source, real.test[:HELD])[0]
-        done = PEERS[name](Task(*images(source, real.train), wanted, held, len(source.classes), seconds, seed))
+        done = peer.train(Task(*images(source, real.train), wanted, held, len(source.classes), seconds, seed, lr))
     else:
         shutil.rmtree(place / str(seed), ignore_errors=True)  # of a cell that was broken off
         done = train_ours(OURS[name], data, seconds, seed, place / str(seed), real, source)
@@ -168,7 +180,12 @@ def cell(folder: Path, name: str, data: str, seed: int, seconds: float) -> None:
     metrics = evaluate_samples(
         done.samples, done.labels, reference, floor, None, judged.classifier, accuracy=judged.accuracy
     )
-    row = {
+    row: Row = {
+        "data": data,
+        "seconds": seconds,
+        "name": name,
+        "lr": lr if peer else None,
+        "seed": seed,
         "metrics": {key: {"value": metric.value, "floor": metric.floor} for key, metric in metrics.items()},
         "bits": done.bits,
         "rows": done.rows,
@@ -177,15 +194,20 @@ def cell(folder: Path, name: str, data: str, seed: int, seconds: float) -> None:
         "date": str(date.today()),
         "about": source.about,
         "machine": f"{machine()['cpu']}, torch {machine()['torch']}",
-        "version": importlib.metadata.version(name) if name in PEERS else "",
+        "version": importlib.metadata.version(peer.package) if peer else "",
     }
     place.mkdir(parents=True, exist_ok=True)
-    (place / f"{seed}.json").write_text(json.dumps(row, indent=1))
     save_png(grid(to_uint8(done.samples[:40]), columns=10, scale=1), place / f"{seed}.png")
+    with MEASURED.open("a") as file:
+        file.write(json.dumps(row) + "\n")
     click.echo(f"{name}, seed {seed}: {_ratio(row):.2f}")
 
 
-def _ratio(row: dict[str, Any]) -> float:
+def _key(row: Row) -> tuple[str, float, str, float | None, int]:
+    return row["data"], row["seconds"], row["name"], row["lr"], row["seed"]
+
+
+def _ratio(row: Row) -> float:
     """The Frechet distance over that of as many other real images."""
     fd = next(metric for key, metric in row["metrics"].items() if key.startswith("fd_"))
     return fd["value"] / fd["floor"]
@@ -197,36 +219,15 @@ def _mean(values: list[float], digits: int = 3) -> str:
 
 
 @cli.command()
-@_FOLDER
-def write(folder: Path) -> None:
+def write() -> None:
     """Put the tables into docs/quality.md."""
-    lines: list[str] = []
-    known: list[dict[str, Any]] = []
-    for data, seconds in sorted({file.parts[-4:-2] for file in folder.glob("*/*/*/[0-9]*.json")}, reverse=True):
-        place = folder / data / seconds
-        cells = {
-            name: [json.loads(file.read_text()) for file in sorted((place / name).glob("[0-9]*.json"))]
-            for name in ORDER
-            if (place / name).is_dir()
-        }
-        cells = {name: rows for name, rows in cells.items() if rows}
-        known += [row for rows in cells.values() for row in rows]
-        about = next(iter(cells.values()))[0]["about"]
-        lines += [f"### {data}, {seconds} s", "", f"{about}", ""]
-        lines += [f"| family | model | {' | '.join(COLUMNS)} | seeds |", f"|{'---|' * (len(COLUMNS) + 3)}"]
-        verdicts = []
-        for family, (names, peer) in FAMILIES.items():
-            for name in (*names, peer):
-                if name in cells:
-                    shown = f"*{name}* {cells[name][0]['version']}" if name == peer else f"`{name}`"
-                    lines.append(f"| {family} | {shown} | {' | '.join(_cells(cells[name]))} | {len(cells[name])} |")
-            verdicts += _verdicts(family, cells, names, peer)
-        missing = [f"`{name}`" for name in ORDER if name not in cells]
-        verdicts += [f"- not measured yet: {', '.join(missing)}."] if missing else []
-        notes = [f"- {name}: {row['note']}." for name, rows in cells.items() for row in rows if row.get("note")]
-        lines += ["", *verdicts, *notes, ""]
+    known = sorted(measured(), key=lambda row: row["seed"])
     if not known:
-        raise click.ClickException(f"{str(folder)!r} holds no cells: `python docs/quality.py run {folder}`")
+        raise click.ClickException(f"{MEASURED.name} holds no cells: `python docs/quality.py run FOLDER`")
+    lines: list[str] = []
+    for data, seconds in sorted({(row["data"], row["seconds"]) for row in known}, reverse=True):
+        rows = [row for row in known if (row["data"], row["seconds"]) == (data, seconds)]
+        lines += _table(data, seconds, rows)
     dates = sorted({row["date"] for row in known})
     machines = ", ".join(sorted({row["machine"] for row in known}))
     taken = " to ".join(dict.fromkeys((dates[0], dates[-1])))
@@ -234,10 +235,38 @@ def write(folder: Path) -> None:
     put(HERE / "quality.md", "tables", "quality.py", lines)
 
 
+def _table(data: str, seconds: float, rows: list[Row]) -> list[str]:
+    """What was measured on these data for so long."""
+    cells: dict[str, list[Row]] = {}
+    others: dict[str, list[Row]] = {}  # of peers at other rates
+    for row in rows:
+        peer = PEERS.get(row["name"])
+        chosen = peer is None or row["lr"] == peer.lr
+        (cells if chosen else others).setdefault(row["name"], []).append(row)
+    lines = [f"### {data}, {seconds:g} s", "", rows[0]["about"], ""]
+    lines += [f"| family | model | {' | '.join(COLUMNS)} | seeds |", f"|{'---|' * (len(COLUMNS) + 3)}"]
+    verdicts = []
+    for family, (names, peer) in FAMILIES.items():
+        for name in (*names, peer):
+            if name in cells:
+                shown = f"*{name}* {cells[name][0]['version']}" if name == peer else f"`{name}`"
+                lines.append(f"| {family} | {shown} | {' | '.join(_cells(cells[name]))} | {len(cells[name])} |")
+        verdicts += _verdicts(family, cells, names, peer)
+    best = min(cells, key=lambda name: statistics.fmean(map(_ratio, cells[name])))
+    verdicts.append(f"- best of all: {best}.")
+    for name, tried in others.items():
+        found = [f"{row['lr']:g} (seed {row['seed']}): {_ratio(row):.3g}" for row in tried]
+        verdicts.append(f"- {name} at other rates: {', '.join(found)}; the table has {PEERS[name].lr:g}.")
+    missing = [f"`{name}`" for name in ORDER if name not in cells]
+    verdicts += [f"- not measured: {', '.join(missing)}."] if missing else []
+    notes = dict.fromkeys(f"- {row['name']}: {row['note']}." for row in rows if row["note"])
+    return [*lines, "", *verdicts, *notes, ""]
+
+
 COLUMNS = ("fd / real data's", "precision", "recall", "density", "coverage", "agreement", "bits", "rows", "parameters")
 
 
-def _cells(rows: list[dict[str, Any]]) -> list[str]:
+def _cells(rows: list[Row]) -> list[str]:
     def of(key: str) -> str:
         values = [row["metrics"][key]["value"] for row in rows if key in row["metrics"]]
         return f"{statistics.fmean(values):.3f}" if values else ""
@@ -249,7 +278,7 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
     return [ratio, *metrics, _mean(bits, 4) if bits else "", seen, f"{rows[0]['parameters']:,}"]
 
 
-def _verdicts(family: str, cells: dict[str, list[dict[str, Any]]], names: tuple[str, ...], peer: str) -> list[str]:
+def _verdicts(family: str, cells: dict[str, list[Row]], names: tuple[str, ...], peer: str) -> list[str]:
     """Which of ours are ahead of the peer of their family and which behind, by the mean ratio of distances."""
     ours = {name: statistics.fmean(map(_ratio, cells[name])) for name in names if name in cells}
     if peer not in cells or not ours:

@@ -172,7 +172,7 @@ def recipes() -> dict[str, Entry]:
 
 def _paper(text: str) -> str:
     """The first source that a help names in full: authors, year, "title", arXiv:number -> its short form."""
-    found = re.search(r'^([A-Z][^".]*?), (\d{4}),\s+"[^"]+",\s+(arXiv:[\d.]+\d)', text, re.MULTILINE)
+    found = re.search(r'^([A-Z](?:[^".]|al\.)*?), (\d{4}),\s+"[^"]+",\s+(arXiv:[\d.]+\d)', text, re.MULTILINE)
     if found is None:
         return ""
     authors = re.split(r", | and ", " ".join(found[1].split()))

@@ -141,7 +141,9 @@ def test_a_recipe_names_its_paper():
         _paper('Help.\n\nHo and Lee, 2020, "A\nb", arXiv:2006.11239, section 4.')
         == "Ho and Lee, 2020, arXiv:2006.11239"
     )
+    assert _paper('Karras et al., 2019, "Title", arXiv:1912.04958.') == "Karras et al., 2019, arXiv:1912.04958"
     assert _paper("Help without one.") == ""
+    assert [name for name, entry in recipes().items() if not entry.paper] == []
 
 
 def test_a_users_recipe_is_named_by_its_path_and_carries_its_text(mine, monkeypatch):
