@@ -89,7 +89,7 @@ class Domain:
         return self.standardise and self.latents is None and len(self.shape) == 1
 
     def moments(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each element of the vectors to train on; 1 for one that never changes.
+        """Mean and standard deviation of each element of the vectors to train on; 0 exactly for one that never changes.
 
         Of pairs they are those of the data, in whose scale their flow drew them.
         """
@@ -100,7 +100,7 @@ class Domain:
             n = torch.full_like(mean, len(part))
             parts.append(torch.stack([n, mean, n * variance, torch.zeros_like(mean)]))
         n, mean, scatter, _ = merged(torch.stack(parts).numpy())
-        return mean.tolist(), [std or 1.0 for std in np.sqrt(scatter / n).tolist()]
+        return mean.tolist(), np.sqrt(scatter / n).tolist()  # sums of one float32 value are exact to 2^29 rows
 
     def model(self, prior: Generative) -> Generative:
         """The model of the data: `prior` itself, or with the codec of the latents, or the scale of the vectors, that it

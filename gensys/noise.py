@@ -54,6 +54,7 @@ class Stream(IntEnum):
     STYLE = 16  # the latent of a second style in one sample
     MIXING = 17  # whether, and from which layer on, a sample has a second style
     OBSERVE = 20  # data drawn from what a decoder says of them
+    CONSTANT = 21  # what a density learns in the place of an element that never changes
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,15 @@ def evaluate_table(
         samples = _beside(samples, torch.from_numpy(store.read(_LABEL, ids)))
     test, train, reference = (_rows(source, rows, labelled) for rows in (real.test, real.train, real.reference))
     floor = None if real.floor is None else _rows(source, real.floor, labelled)
+    varying = _varying(reference, columns)
+    if len(varying) < len(columns):
+        names = ", ".join(repr(column.name) for k, column in enumerate(columns) if k not in varying)
+        left_out.append(f"no score of {names}: always the same among real rows")
+        if not varying:
+            raise RunError(f"{str(store.path)!r} cannot be scored: no column of real rows has two values")
+        columns = [columns[k] for k in varying]
+        samples, test, train, reference = (x[:, varying] for x in (samples, test, train, reference))
+        floor = None if floor is None else floor[:, varying]
     if floor is None:
         n = len(store)
         left_out.append(f"few floors: {n} samples need {n} more real rows than the reference has; sample fewer")
@@ -100,6 +109,11 @@ def _columns(source: Source, labelled: bool) -> list[Column]:
     named = source.columns if isinstance(source, Arrays) else ()
     found = list(named) or [Column(f"x{k}") for k in range(source.shape[0])]
     return [*found, Column(_LABEL, source.classes)] if labelled else found
+
+
+def _varying(x: Tensor, columns: list[Column]) -> list[int]:
+    """The columns of rows (n, D) that can be scored: categories, and numbers that are not all the same."""
+    return [k for k, column in enumerate(columns) if column.categories or bool((x[:, k] != x[0, k]).any())]
 
 
 def _beside(x: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 """Vectors whose elements are of any size, such as the columns of a table, to a model of mean 0 and variance 1 each.
 
 x = mean + std z          log p(x) = log p(z) - sum of log std
+
+An element that never changes has a deviation of 0. It is drawn as it is; densities take its deviation for 1. The model
+of z learns normal noise in its place: a density could rise without bound there, and gradients with it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from gensys.core import Batch, Bits, Cond, Generative, HasBits, HasLikelihood, Loss
 from gensys.families.mapped import Mapped
-from gensys.noise import Noise
+from gensys.noise import Noise, Stream
 
 __all__ = ["Standardised"]
 
@@ -22,7 +25,7 @@ __all__ = ["Standardised"]
 class Standardised(Mapped):
     """prior: the model of z, (B, D). mean, std: of each element of x, (D,); they are kept with the weights.
 
-    Raises: ValueError for a deviation that is not positive.
+    Raises: ValueError for a deviation that is negative or not finite.
     """
 
     mean: Tensor
@@ -30,8 +33,8 @@ class Standardised(Mapped):
 
     def __init__(self, prior: Generative, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(prior)
-        if len(mean) != len(std) or not all(0.0 < value < math.inf for value in std):
-            raise ValueError(f"'std' must be {len(mean)} positive numbers, one for each of 'mean', got {list(std)}")
+        if len(mean) != len(std) or not all(0.0 <= value < math.inf for value in std):
+            raise ValueError(f"'std' must be {len(mean)} numbers from 0 on, one for each of 'mean', got {list(std)}")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -39,14 +42,22 @@ class Standardised(Mapped):
         """Whether these are its own, to the last bit of float32."""
         return torch.equal(self.mean, torch.tensor(mean)) and torch.equal(self.std, torch.tensor(std))
 
+    @property
+    def scale(self) -> Tensor:
+        """What elements are divided by, (D,): their deviations, and 1 for those that never change."""
+        return torch.where(self.std > 0, self.std, 1.0)
+
     def decode(self, z: Tensor) -> Tensor:
         return self.mean + self.std * z
 
     def embed(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        return (x - self.mean) / self.scale
 
     def loss(self, batch: Batch, noise: Noise, player: str) -> Loss:
-        return self.prior.loss(replace(batch, x=self.embed(batch.x)), noise, player)
+        z = self.embed(batch.x)
+        if bool((self.std == 0).any()):
+            z = torch.where(self.std > 0, z, noise.normal(z.shape[1:], Stream.CONSTANT))
+        return self.prior.loss(replace(batch, x=z), noise, player)
 
     @torch.no_grad()
     def sample(self, cond: Cond, noise: Noise) -> Tensor:
@@ -56,11 +67,11 @@ class Standardised(Mapped):
         """log p(x | cond) in nats, (B,). Raises: ValueError for a prior that has no density."""
         if not isinstance(self.prior, HasLikelihood):
             raise ValueError(f"'prior' must have a density, and {type(self.prior).__name__} has none")
-        return self.prior.log_prob(self.embed(x), cond) - self.std.log().sum()
+        return self.prior.log_prob(self.embed(x), cond) - self.scale.log().sum()
 
     def bits(self, x: Tensor, cond: Cond, noise: Noise, width: float | None) -> Bits | None:
         """See `HasBits`. Raises: ValueError for a width: the bins of pixels would not be even here."""
         if width is not None:
             raise ValueError(f"'width' must be None, vectors have no bins, got {width}")
         found = self.prior.bits(self.embed(x), cond, noise, None) if isinstance(self.prior, HasBits) else None
-        return None if found is None else replace(found, per_dim=found.per_dim + self.std.log2().mean())
+        return None if found is None else replace(found, per_dim=found.per_dim + self.scale.log2().mean())

@@ -156,7 +156,9 @@ class Columns:
     them one column after the other. log_prob adds densities and probabilities.
 
     centres, spreads: of every column, () = 0 and 1. Networks see (x - centre) / spread of a number, and the decoder's
-    mean and scale are in these units; log_prob is of x. So a table need not be in units that suit a network.
+    mean and scale are in these units; log_prob is of x. So a table need not be in units that suit a network. A number
+    that never changes has a spread of 0: it is drawn as its centre, and left out of log_prob, which could grow without
+    bound.
     """
 
     gives: ClassVar[Gives] = "density"
@@ -169,8 +171,8 @@ class Columns:
         for name, values in (("centres", self.centres), ("spreads", self.spreads)):
             if values and len(values) != len(self.categories):
                 raise ValueError(f"{name!r} must have {len(self.categories)} numbers, one a column, got {len(values)}")
-        if not all(0.0 < spread < math.inf for spread in self.spreads):
-            raise ValueError(f"'spreads' must be positive and finite, got {self.spreads}")
+        if not all(0.0 <= spread < math.inf for spread in self.spreads):
+            raise ValueError(f"'spreads' must be finite and not negative, got {self.spreads}")
         if not self.categories or min(self.categories) < 0 or 1 in self.categories:
             raise ValueError(
                 f"'categories' must have for every column 0 (a number) or at least 2 (values of a category), "
@@ -183,7 +185,7 @@ class Columns:
 
     def _scaled(self, x: Tensor, column: int) -> Tensor:
         centre, spread = self._units(column)
-        return (x[:, column] - centre) / spread
+        return (x[:, column] - centre) / (spread or 1.0)
 
     def _spans(self) -> list[slice]:
         ends = [0]
@@ -214,7 +216,7 @@ class Columns:
                 known = (index >= 0) & (index < values)
                 found = F.log_softmax(parameters[:, span], 1).gather(1, index.clamp(0, values - 1)[:, None])[:, 0]
                 total = total + torch.where(known, found, -torch.inf)  # a value that the model cannot take
-            else:
+            elif self._units(k)[1]:
                 mean, log_scale = _halves(parameters[:, span])
                 found = _normal_log_prob(self._scaled(x, k), mean[:, 0], log_scale[:, 0])
                 total = total + found - math.log(self._units(k)[1])

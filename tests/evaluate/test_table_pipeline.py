@@ -119,6 +119,22 @@ def test_more_samples_than_real_rows_have_few_floors(folder):
     assert result["metrics"]["tstr_linear"]["about"].startswith("R^2 of 'age'")
 
 
+@pytest.mark.parametrize("recipe", ["vae", "flow_matching", "nsf", "wgan_gp"])
+def test_a_column_that_never_changes_is_drawn_and_not_scored(tmp_path, recipe):
+    x = np.random.default_rng(0).normal(5.0, 2.0, (400, 3))
+    lines = ["height,year,weight", *(f"{a:.4f},2026.1,{b:.4f}" for a, _, b in x)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    knobs = VAE if recipe == "vae" else {"width": "8", "depth": "1", "batch": "32", "budget": "320"}
+    folder = trained(tmp_path, recipe, knobs, data=str(tmp_path / "t.csv"))
+    drawn(folder)
+    years = open_source(folder.path / "samples.csv").x[:, 1]
+    assert np.unique(years).tolist() == [np.float32(2026.1)]
+    result = evaluate(folder.path, screen=SCREEN)
+    assert result["left_out"] == ["no score of 'year': always the same among real rows"]
+    assert [told["column"] for told in result["columns"]] == ["height", "weight"]
+    assert {"ks_complement", "pearson_similarity", "tstr_linear"} < set(result["metrics"])
+
+
 def test_options_that_do_not_fit_a_table_are_refused(folder):
     with pytest.raises(ConfigError, match="--quick takes the moments of images"):
         evaluate(folder.path, screen=SCREEN, quick=True)
@@ -218,7 +234,7 @@ def test_a_column_of_one_word_is_refused_and_one_of_one_number_is_not(tmp_path):
     path.write_text("a,b\n" + "".join(f"{k},7\n" for k in range(50)))
     seen = resolve("vae", {"data": str(path)}).model().observation
     assert isinstance(seen, Columns)
-    assert (seen.categories, seen.centres[1], seen.spreads[1]) == ((0, 0), 7.0, 1.0)
+    assert (seen.categories, seen.centres[1], seen.spreads[1]) == ((0, 0), 7.0, 0.0)
 
 
 def test_images_have_no_columns_to_predict(tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def test_levels_are_drawn_as_often_as_they_are_likely():
         (lambda: Columns(()), "'categories' must have for every column"),
         (lambda: Columns((0, 2), (1.0,)), "'centres' must have 2 numbers"),
         (lambda: Columns((0, 2), (), (1.0,)), "'spreads' must have 2 numbers"),
-        (lambda: Columns((0, 2), (), (0.0, 1.0)), "'spreads' must be positive"),
+        (lambda: Columns((0, 2), (), (-1.0, 1.0)), "'spreads' must be finite and not negative"),
         (lambda: Columns((0, 2)).outputs(3), "names 2 columns, and the data have 3"),
     ],
 )
