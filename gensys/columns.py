@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-__all__ = ["MOST_CATEGORIES", "Column", "cells"]
+__all__ = ["MOST_CATEGORIES", "Column", "cells", "rounded"]
 
 MOST_CATEGORIES = 1_000
 """A column with more different words than this names its rows: it says nothing that another row could have."""
@@ -16,10 +18,21 @@ MOST_CATEGORIES = 1_000
 
 @dataclass(frozen=True)
 class Column:
-    """categories: the names that the values 0, 1, ... stand for; () = the values are numbers."""
+    """categories: the names that the values 0, 1, ... stand for; () = the values are numbers. decimals: of the numbers,
+    0 for whole ones; None = any."""
 
     name: str
     categories: tuple[str, ...] = ()
+    decimals: int | None = None
+
+
+def rounded(columns: Sequence[Column], x: Tensor) -> Tensor:
+    """Rows (n, D) whose numbers have no more decimals than their columns: an age is a whole number of years."""
+    found = [
+        x[:, k] if column.decimals is None else torch.round(x[:, k], decimals=column.decimals)
+        for k, column in enumerate(columns)
+    ]
+    return torch.stack(found, 1) if found else x
 
 
 def cells(columns: Sequence[Column], x: npt.NDArray[np.floating]) -> list[list[str]]:
@@ -30,7 +43,9 @@ def cells(columns: Sequence[Column], x: npt.NDArray[np.floating]) -> list[list[s
     found = []
     for column, values in zip(columns, x.T, strict=True):
         if not column.categories:
-            found.append(values.astype(str).tolist())
+            words = values.astype(str).tolist()
+            whole = (values == np.trunc(values)) if column.decimals == 0 else np.zeros(len(words), bool)
+            found.append([f"{v + 0.0:.0f}" if w else word for v, w, word in zip(values, whole, words, strict=True)])
             continue
         known = np.isin(values, np.arange(len(column.categories)))
         if not known.all():

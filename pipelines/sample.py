@@ -14,7 +14,7 @@ steganography", arXiv:1712.02950.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from gensys.pipelines.moments import MomentsJob, create_moments, open_moments, t
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
 from gensys.pipelines.real import judge_of, real_source
 
+from gensys.columns import Column, rounded
 from gensys.core import Cond, Generative, InLatents
 from gensys.data.arrays import Arrays
 from gensys.data.pairs import data_of
@@ -56,7 +57,8 @@ class SampleJob:
     that the store names; a run that is still training saves others meanwhile. label: of all samples; None = those of
     the table, or every class in turn. table: its absolute path and its digest, or None. data: the images to translate,
     their path and fingerprint, or None. latents: keep what is drawn before it is decoded. exact: keep images as they
-    are drawn, not rounded to pixels. moments: take those of the shard's features.
+    are drawn, not rounded to pixels, and numbers, not to the decimals of their columns. moments: take those of the
+    shard's features.
     """
 
     run: str
@@ -88,12 +90,14 @@ class SampleJob:
             if data.fingerprint() != self.data[1]:
                 raise DataError(f"the images {self.data[0]!r} have changed since sampling began: put the old ones back")
         moments = taking_moments(store, folder.path / "judge") if self.moments else None
+        source = data_of(run.source)
+        columns = source.columns if isinstance(source, Arrays) else ()
 
         def block(number: int) -> dict[str, npt.NDArray[Any]]:
             ids = torch.arange(number * BLOCK, (number + 1) * BLOCK, device=place)
             cond, noise = _cond(ids, run.source, self.label, table, data), Noise(self.seed, ids)
             with autocast(run.settings.precision, place):
-                made = _drawn(model, cond, noise, self.latents, self.exact)
+                made = _drawn(model, cond, noise, self.latents, None if self.exact else columns)
             made = {"label": torch.full_like(ids, -1), **cond, "id": ids, **made}
             return {name: values.cpu().numpy() for name, values in made.items()}
 
@@ -108,11 +112,15 @@ class SampleJob:
         return work
 
 
-def _drawn(model: Generative, cond: Cond, noise: Noise, latents: bool, exact: bool) -> dict[str, torch.Tensor]:
-    """The arrays of some samples: "z" of latents, else "x", and of translations the "image" and the "cycle" as well."""
+def _drawn(
+    model: Generative, cond: Cond, noise: Noise, latents: bool, columns: Sequence[Column] | None
+) -> dict[str, torch.Tensor]:
+    """The arrays of some samples: "z" of latents, else "x", and of translations the "image" and the "cycle" as well.
+    columns: of a table; None = x as it is drawn."""
     if latents:
         return {"z": in_latents(model).latents(cond, noise)}
-    x = stored(model.sample(cond, noise), exact)
+    x = model.sample(cond, noise)
+    x = x.float() if columns is None else stored(x, columns)
     if "image" not in cond:
         return {"x": x}
     pixels = scaled(x.cpu()).to(x.device)
@@ -123,9 +131,9 @@ def _drawn(model: Generative, cond: Cond, noise: Noise, latents: bool, exact: bo
     }
 
 
-def stored(x: torch.Tensor, exact: bool = False) -> torch.Tensor:
-    """Images as pixels, uint8; as they are, float32, if that is asked for, and vectors always: they have no pixels."""
-    return x.float() if exact or x.ndim == 2 else to_uint8(x)
+def stored(x: torch.Tensor, columns: Sequence[Column] = ()) -> torch.Tensor:
+    """Images as pixels, uint8; vectors, which have none, as float32, and rounded as the columns of a table are."""
+    return rounded(columns, x.float()) if x.ndim == 2 else to_uint8(x)
 
 
 def _read(path: Path, model: Generative, run: Run) -> SampleTable:
@@ -236,7 +244,7 @@ def sample(
     latents = latents or (pairs and isinstance(model, InLatents))
     one = torch.zeros(1, dtype=torch.int64)
     cond, noise = conditions(run.source, one), Noise(seed, one)
-    drawn = _drawn(model, cond, noise, latents, pairs)
+    drawn = _drawn(model, cond, noise, latents, None if pairs else ())
     arrays = {name: ArraySpec(tuple(v.shape[1:]), str(v.dtype).removeprefix("torch.")) for name, v in drawn.items()}
     arrays |= {"label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")}
     if rows is not None:

@@ -19,13 +19,15 @@ from gensys.errors import DataError
 __all__ = ["open_table", "write_table"]
 
 _LABELS = ("label", "class")
+_MOST_DECIMALS = 6  # with which numbers are written down; with more they are what a computer printed
 
 
 def open_table(path: Path) -> Arrays:
     """A table (.csv; .tsv with tabs) whose columns are the elements of vectors (D,) float32: numbers as they are.
 
     The first line names the columns. One may be "label" or "class": whole numbers from 0 or words, empty = none. A
-    column in which no cell is a number holds categories, numbered in the sorted order of their words. A line with
+    column in which no cell is a number holds categories, numbered in the sorted order of their words. Numbers have the
+    most decimals that any of their column needs as it is written; any, if that is more than six. A line with
     another number of cells, or with a cell that is missing, or no number in a column of numbers, is a row that cannot
     be read; empty lines are none. Rows are called by the line where they end. Raises DataError if it is no such table.
     """
@@ -58,7 +60,7 @@ def open_table(path: Path) -> Arrays:
     except DataError as error:
         raise DataError(f"the column {names[label or 0]!r} of {str(path)!r}: {error}") from error
     x = np.stack([column.finished(path, known) for column in columns], 1)
-    kinds = tuple(Column(column.name, column.categories) for column in columns)
+    kinds = tuple(Column(column.name, column.categories, column.decimals) for column in columns)
     place = f"the table {str(path)!r}"
     return Arrays(path.stem, place, x, marks, classes, known, lambda row: f"{path.name}:{at[row]}", columns=kinds)
 
@@ -70,12 +72,14 @@ class _Cells:
     def __init__(self, name: str) -> None:
         self.name, self.values = name, array("f")
         self._numbers, self._words, self._worded = 0, dict[str, int](), array("q")
+        self._decimals = 0
 
     def take(self, row: int, cell: str) -> bool:
         """Append a cell; False if it is empty."""
         word, value = cell.strip(), _number(cell)
         if value is not None:
             self._numbers += 1
+            self._decimals = max(self._decimals, _decimals(word))
         elif word:
             self._worded.append(row)
         self.values.append(self._words.setdefault(word, len(self._words)) if value is None and word else value or 0.0)
@@ -85,6 +89,11 @@ class _Cells:
     def categories(self) -> tuple[str, ...]:
         """In their order; () for a column with a number in it, or with nothing."""
         return () if self._numbers else tuple(sorted(self._words))
+
+    @property
+    def decimals(self) -> int | None:
+        """Of all numbers of the column, None = any."""
+        return self._decimals if self._numbers and self._decimals <= _MOST_DECIMALS else None
 
     def finished(self, path: Path, known: dict[int, str]) -> npt.NDArray[np.float32]:
         """The column; in one of numbers the words are put down in `known`."""
@@ -144,6 +153,12 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise DataError(f"line {reader.line_num} of the table {str(path)!r} cannot be read: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the table {str(path)!r} cannot be read ({error}): save it as UTF-8 text") from error
+
+
+def _decimals(number: str) -> int:
+    """How many a number needs as it is written, 2.50 one; in powers of ten, 1e-3, any."""
+    whole, _, behind = number.partition(".")
+    return len(behind.rstrip("0")) if (whole + behind).lstrip("+-").isdigit() else _MOST_DECIMALS + 1
 
 
 def _number(text: str) -> float | None:

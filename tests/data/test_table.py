@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imagery import everything
 
-from gensys.columns import Column
+from gensys.columns import Column, cells, rounded
 from gensys.data.arrays import categorised
 from gensys.data.sources import open_source
 from gensys.data.table import write_table
@@ -98,7 +98,7 @@ MIXED = "age,sex,pain\n40,f,none\n50,m, severe\n,f,mild\n60,,mild\n70,m,none\nx,
 def test_columns_of_words_are_categories(tmp_path):
     source = open_source(table(tmp_path, MIXED))
     assert source.columns == (
-        Column("age"),
+        Column("age", decimals=0),
         Column("sex", ("f", "m")),
         Column("pain", ("mild", "none", "severe")),
     )
@@ -106,6 +106,20 @@ def test_columns_of_words_are_categories(tmp_path):
     assert source.batch(rows, None).x.tolist() == [[40, 0, 1], [50, 1, 2], [70, 1, 1]]
     assert source.quarantine() == {2: "age is missing", 3: "sex is missing", 5: "age is 'x', no number"}
     assert "6 vectors of 1 numbers and 2 categories (sex (2), pain (3)) of the table" in source.about
+
+
+def test_numbers_have_the_decimals_that_they_are_written_with(tmp_path):
+    text = "whole,money,power,fine,odd,missing\n7,2.50,1e3,0.1234567,1,\n-8.0,+.125,2,1,x,\n"
+    columns = open_source(table(tmp_path, text)).columns
+    assert [column.decimals for column in columns] == [0, 3, None, None, 0, None]
+    x = torch.tensor([[1.5, 2.00049, 3.7, 0.123456789, -0.4, 5.5], [1e9, -7.0006, 1e-9, 0.0, 2.5, 0.1]])
+    found = rounded(columns, x)
+    assert found[:, 1].tolist() == torch.tensor([2.0, -7.001]).tolist()
+    assert found[:, [0, 4]].tolist() == [[2.0, 0.0], [1e9, 2.0]]
+    assert torch.equal(found[:, [2, 3, 5]], x[:, [2, 3, 5]])
+    assert [row[:2] for row in cells(columns, found.numpy())] == [["2", "2.0"], ["1000000000", "-7.001"]]
+    assert [row[4] for row in cells(columns, found.numpy())] == ["0", "2"]
+    assert [row[0] for row in cells(columns, x.numpy())] == ["1.5", "1000000000"]
 
 
 def test_a_column_that_names_its_rows_is_no_category(tmp_path):
@@ -118,7 +132,7 @@ def test_numbers_can_be_categories(tmp_path):
     source = open_source(table(tmp_path, "a,dose,sex\n1,0.5,f\n2,2,m\n3,x,f\n4,0.5,f\n7,10,m\n"))
     for chosen in (["dose"], ["1"], ["dose", "sex"]):
         found = categorised(source, chosen)
-        assert found.columns == (Column("a"), Column("dose", ("0.5", "2", "10")), Column("sex", ("f", "m")))
+        assert found.columns == (Column("a", decimals=0), Column("dose", ("0.5", "2", "10")), Column("sex", ("f", "m")))
         assert found.batch(torch.tensor([0, 1, 3, 4]), None).x[:, 1].tolist() == [0, 1, 0, 2]
         assert found.quarantine() == source.quarantine()
         assert found.fingerprint() != source.fingerprint()
