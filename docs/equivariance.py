@@ -9,15 +9,12 @@ Every version is trained with the defaults of its recipe for the same time of a 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
 import click
 import torch
-from page import put
+from page import gensys, put
 from torch import Tensor
 
 from gensys.engine.checkpoint import newest, read_state
@@ -29,13 +26,6 @@ HERE = Path(__file__).parent
 GAMES = ("stylegan", "stylegan2", "stylegan3")
 STYLES, SAMPLES = 64, 1000
 SIDE = 32
-
-
-def gensys(*words: str) -> str:
-    """A command's answer."""
-    command = [sys.executable, "-m", "gensys", *words, "--workers", "0"]
-    environ = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=True, env=environ, stdout=subprocess.PIPE, text=True).stdout
 
 
 @torch.no_grad()
@@ -68,7 +58,7 @@ def train(folder: Path, seconds: float, game: str | None) -> None:
         run = folder / name
         gensys("train", name, "data=mnist", f"budget=cpu:{seconds:g}s", "--run", str(run))
         gensys("sample", str(run), "--seeds", f"0:{SAMPLES}")
-        (run / "scored.json").write_text(gensys("evaluate", str(run), "--json"))
+        (run / "scored.json").write_text(json.dumps(gensys("evaluate", str(run)).said))
 
 
 @cli.command()

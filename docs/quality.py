@@ -32,7 +32,7 @@ import torch
 from gensys.pipelines.bits import bits_of
 from gensys.pipelines.moments import images_of
 from gensys.pipelines.real import Real, images, judge_of
-from page import put
+from page import gensys, put
 from peers import CODEC_SHARE, DDIM_STEPS, PEERS, Done, Task, size
 
 from gensys.bench.machine import machine
@@ -82,15 +82,6 @@ FAMILIES = {
 ORDER = ("latent_dit", "flow_matching", "torchcfm", "latent_diffusion", "ddpm", "diffusers", "vae", "pythae_vae")
 ORDER += ("vq_prior", "pythae_vq", "glow", "normflows")
 Row = dict[str, Any]
-
-
-def gensys(*words: str) -> dict[str, Any]:
-    """A command's answer."""
-    command = [sys.executable, "-m", "gensys", *words, "--workers", "0", "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise click.ClickException(f"`gensys {' '.join(words)}` failed: {done.stdout[-2000:]}")
-    return json.loads(done.stdout)
 
 
 def train_ours(ours: Ours, data: str, seconds: float, seed: int, place: Path, real: Real, source: Source) -> Done:

@@ -10,17 +10,13 @@ is the same on any machine; the CPU seconds are this one's.
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
-from page import part, put
+from page import gensys, part, put
 
 from gensys.run import recipes
 
@@ -53,20 +49,6 @@ ROWS: dict[str, tuple[str, dict[str, str]]] = {
 DRAWN = {"reflow": ["solver=euler", "steps=2"]}  # knobs of sampling, where they are not the recipe's own
 
 
-def gensys(*words: str) -> tuple[dict[str, Any], float]:
-    """A command's answer, and the CPU seconds that it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environ = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "gensys", *words, "--json"], env=environ, stdout=subprocess.PIPE, text=True, check=False
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise click.ClickException(f"`gensys {' '.join(words)}` failed: {done.stdout[-2000:]}")
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return json.loads(done.stdout), seconds
-
-
 @click.group()
 def cli() -> None:
     """Measure every system, and write the table."""
@@ -82,16 +64,16 @@ def run(folder: Path, names: tuple[str, ...]) -> None:
     for name in names or ROWS:
         recipe, knobs = ROWS[name]
         if "LATENTS" in knobs.values() and not latents.exists():
-            gensys("train", "kl_autoencoder", "budget=150k", "--run", str(folder / "codec"), "--workers", "0")
-            gensys("encode", str(folder / "codec"), "--workers", "0")
+            gensys("train", "kl_autoencoder", "budget=150k", "--run", str(folder / "codec"))
+            gensys("encode", str(folder / "codec"))
         places = {"data": str(latents)} | ({"teacher": str(folder / knobs["teacher"])} if "teacher" in knobs else {})
         words = [f"{knob}={places.get(knob, value)}" for knob, value in knobs.items()]
         at = str(folder / name)
         if name == "reflow":
-            _, training = gensys("reflow", str(folder / recipe), *words, "--out", at, "--workers", "0")
+            _, training = gensys("reflow", str(folder / recipe), *words, "--out", at)
         else:
-            _, training = gensys("train", recipe, *words, "--run", at, "--workers", "0")
-        _, sampling = gensys("sample", at, *DRAWN.get(name, []), "--seeds", f"0:{SAMPLES}", "--workers", "0")
+            _, training = gensys("train", recipe, *words, "--run", at)
+        _, sampling = gensys("sample", at, *DRAWN.get(name, []), "--seeds", f"0:{SAMPLES}")
         scored, _ = gensys("evaluate", at)
         shown = {k: "codec" if v == "LATENTS" else v for k, v in knobs.items()}
         row = {

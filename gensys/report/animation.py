@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gensys.report.figures import spread
 
@@ -37,12 +37,14 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
     """
     import torch
 
+    from gensys.families.diffusion import Diffusion
+    from gensys.families.mapped import prior_of
     from gensys.noise import Noise
     from gensys.pictures import save_animation, to_uint8
     from gensys.preview import labels_for
 
-    prior: Any = getattr(model, "prior", model)
-    if not hasattr(prior, "trajectory"):
+    prior = prior_of(model)
+    if not isinstance(prior, Diffusion):
         raise TypeError(
             f"'model' must have a trajectory (a Diffusion, or a Latent over one), got {type(prior).__name__}"
         )
@@ -52,7 +54,7 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
     with torch.no_grad():
         # A solver may look at one time twice (Heun's corrector): the later look, which starts the next step, stands.
         seen = {t: prediction[0] for t, _, prediction in prior.trajectory(cond, noise)}
-        steps = [(k, t, _decoded(model, prior, x)) for k, (t, x) in spread(list(enumerate(seen.items())), _FRAMES)]
+        steps = [(k, t, _decoded(model, x)) for k, (t, x) in spread(list(enumerate(seen.items())), _FRAMES)]
         images = model.sample(cond, noise)
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"only pictures (1 or 3, height, width) can be animated, got rows {tuple(images.shape[1:])}")
@@ -80,6 +82,8 @@ def add_trajectory(folder: Path) -> None:
     import torch
 
     from gensys.data.store import Store
+    from gensys.families.diffusion import Diffusion
+    from gensys.families.mapped import prior_of
     from gensys.noise import Noise
     from gensys.preview import labels_for
     from gensys.run_folder import RunFolder
@@ -90,7 +94,7 @@ def add_trajectory(folder: Path) -> None:
         about = Store.open(folder / "samples.zarr").attributes
         spec, seed = spec.with_knobs(about["knobs"]), about["seed"]
     model, classes = run.model(spec), spec.load().source.classes
-    if not hasattr(getattr(model, "prior", model), "trajectory"):
+    if not isinstance(prior_of(model), Diffusion):
         return
     one = torch.zeros(1, dtype=torch.int64)
     shape = model.sample(labels_for(one, len(classes)), Noise(seed, one)).shape
@@ -98,9 +102,10 @@ def add_trajectory(folder: Path) -> None:
         draw_trajectory(model, classes, seed, path)
 
 
-def _decoded(model: Generative, prior: object, x: Tensor) -> Tensor:
-    decode = getattr(model, "decode", None)
-    return x if model is prior or decode is None else decode(x)
+def _decoded(model: Generative, x: Tensor) -> Tensor:
+    from gensys.families.mapped import Mapped
+
+    return model.decode(x) if isinstance(model, Mapped) else x
 
 
 def _frame(images: Tensor, names: Sequence[str], done: float, text: str) -> Image.Image:
