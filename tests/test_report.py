@@ -16,6 +16,7 @@ from torch import nn
 
 from gensys.core import Generative
 from gensys.errors import RunError
+from gensys.families.mapped import Mapped
 from gensys.report import add_trajectory, draw_trajectory, write_report
 from gensys.report.animation import columns_for
 from gensys.report.plots import curves, interval
@@ -334,18 +335,20 @@ class Toy(Generative):
                 yield 1 - k / self.steps, x, Prediction(x, x)
 
 
-class OnTop(Generative):
+class OnTop(Mapped):
     """A latent model over Toy, whose decoder turns grey into colour."""
 
     def __init__(self):
-        super().__init__()
-        self.prior = Toy(steps=3)
+        super().__init__(Toy(steps=3))
 
     def loss(self, batch, noise, player):
         raise NotImplementedError
 
     def decode(self, z):
         return z.expand(-1, 3, -1, -1)
+
+    def embed(self, x):
+        raise NotImplementedError
 
     def sample(self, cond, noise):
         return self.decode(self.prior.sample(cond, noise))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gensys.report.figures import spread
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
     from torch import Tensor
 
-    from gensys.core import Generative
+    from gensys.core import Cond, Generative
+    from gensys.noise import Noise
 
 __all__ = ["add_trajectory", "columns_for", "draw_trajectory"]
 
@@ -20,6 +21,13 @@ _FRAMES = 20
 _SIDE, _GAP, _MARGIN = 96, 4, 22  # pixels: of a picture, between two, and for a line of text
 _GREY = (118, 118, 118, 255)  # readable on white and on black: the ground is transparent
 _FAINT = (118, 118, 118, 80)
+
+
+@runtime_checkable
+class _HasTrajectory(Protocol):
+    """A model that tells of every network call (t, x_t, (the prediction of x, ...)), as `Diffusion` does."""
+
+    def trajectory(self, cond: Cond, noise: Noise) -> Iterable[tuple[Any, Tensor, Sequence[Tensor]]]: ...
 
 
 def columns_for(classes: int) -> int:
@@ -37,14 +45,13 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
     """
     import torch
 
-    from gensys.families.diffusion import Diffusion
     from gensys.families.mapped import prior_of
     from gensys.noise import Noise
     from gensys.pictures import save_animation, to_uint8
     from gensys.preview import labels_for
 
     prior = prior_of(model)
-    if not isinstance(prior, Diffusion):
+    if not isinstance(prior, _HasTrajectory):
         raise TypeError(
             f"'model' must have a trajectory (a Diffusion, or a Latent over one), got {type(prior).__name__}"
         )
@@ -82,7 +89,6 @@ def add_trajectory(folder: Path) -> None:
     import torch
 
     from gensys.data.store import Store
-    from gensys.families.diffusion import Diffusion
     from gensys.families.mapped import prior_of
     from gensys.noise import Noise
     from gensys.preview import labels_for
@@ -94,7 +100,7 @@ def add_trajectory(folder: Path) -> None:
         about = Store.open(folder / "samples.zarr").attributes
         spec, seed = spec.with_knobs(about["knobs"]), about["seed"]
     model, classes = run.model(spec), spec.load().source.classes
-    if not isinstance(prior_of(model), Diffusion):
+    if not isinstance(prior_of(model), _HasTrajectory):
         return
     one = torch.zeros(1, dtype=torch.int64)
     shape = model.sample(labels_for(one, len(classes)), Noise(seed, one)).shape
