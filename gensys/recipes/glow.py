@@ -19,7 +19,7 @@ def glow(
     steps: int = 4,  # steps (ActNorm, 1x1 convolution, coupling) of each scale
     additive: bool = False,  # whether couplings only shift: steadier, and a little less likely data
     temperature: float = 1.0,  # standard deviation of the noise behind samples; below 1: likelier, less diverse
-    training: Training = Training(batch=32, budget="100k", lr=1e-3),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008 - a frozen value
 ) -> Run:
     """Invertible 1x1 convolutions and affine couplings on several scales: exact likelihoods of images.
 
