@@ -64,6 +64,7 @@ def evaluate(
         alone = f"the reconstructions of {str(target)!r}, which has no samples yet"
         if predict is not None:
             raise ConfigError(f"--predict has no effect on {alone}: leave it out")
+        _require_same_data(folder)
         asked.require_none(alone, but=("metrics", "features", "reference"))
         metrics, protocol = evaluate_codec(model, source, target / "reconstructions.png", asked)
         protocol |= {"codec": weights}
@@ -85,10 +86,12 @@ def evaluate(
     source, codec = real_source(folder)
     if len(source.shape) == 1:
         asked.require_none(f"{source.name!r}, which holds no images")
+        _require_same_data(folder)
         found = evaluate_table(store, folder, source, predict=predict, bits=bits, quick=quick, screen=screen)
         return _written(file, *found, begun)
     if predict is not None:
         raise ConfigError(f"'predict' names a column of a table, and {source.name!r} holds images: leave it out")
+    _require_same_data(folder)
     subject = Subject(store, folder, source, codec, own)
     if quick:
         asked.require_none("--quick")
@@ -101,6 +104,17 @@ def evaluate(
         found, missing = _likelihood(folder.model(spec, made_by["weights"]), source, held_out, screen)
         metrics, left_out = metrics | found, [*left_out, *missing]
     return _written(file, metrics, protocol, left_out, {}, begun)
+
+
+def _require_same_data(folder: RunFolder) -> None:
+    """Raises: RunError for data that are others than the run was trained on, whose held-out rows it may have seen."""
+    trained_on = folder.document().get("data", {}).get("fingerprint")
+    found = folder.spec().load().source.fingerprint()
+    if trained_on not in (None, found):
+        raise RunError(
+            f"the content of the data of {str(folder.path)!r} has changed since it was trained ({trained_on[:12]} -> "
+            f"{found[:12]}), so which rows are held out is not known: bring the data back, or train anew"
+        )
 
 
 def _likelihood(model: Generative, source: Source, rows: Tensor, screen: Screen) -> tuple[dict[str, Metric], list[str]]:

@@ -276,3 +276,13 @@ def test_a_model_of_a_table_needs_samples_though_it_encodes(tmp_path):
     folder = trained(tmp_path, data=str(clinic(tmp_path / "clinic.csv")))
     with pytest.raises(RunError, match="has no samples yet: run `gensys sample"):
         evaluate(folder.path, screen=SCREEN)
+
+
+def test_data_that_have_changed_since_the_training_are_refused(tmp_path):
+    table = clinic(tmp_path / "clinic.csv")
+    folder = trained(tmp_path, data=str(table))
+    drawn(folder)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *lines[20:]]) + "\n")  # other rows are held out now
+    with pytest.raises(RunError, match=r"the content of the data of '.*' has changed since it was trained"):
+        evaluate(folder.path, screen=SCREEN)
