@@ -14,9 +14,11 @@ from gensys.pipelines.bits import bits_of
 from gensys.pipelines.evaluate_images import Asked, Subject, evaluate_codec, evaluate_images, evaluate_quickly
 from gensys.pipelines.evaluate_table import evaluate_table
 from gensys.pipelines.real import Real, real_source
+from torch import Tensor
 
 from gensys import durable
-from gensys.core import Codec
+from gensys.core import Codec, Generative, is_codec
+from gensys.data.source import Source
 from gensys.data.store import Store
 from gensys.errors import ConfigError, RunError
 from gensys.evaluate.metric import Metric
@@ -56,11 +58,18 @@ def evaluate(
         source = real_source(folder)[0]
         weights = folder.weights_digest(checkpoint, screen.line)
         model = folder.model(digest=weights)
-        if quick or not isinstance(model, Codec):
+        no_errors = len(source.shape) == 1 and not is_codec(model)  # what errors of vectors mean depends on units
+        if quick or no_errors or not isinstance(model, Codec):
             raise RunError(f"{str(target)!r} has no samples yet: run `gensys sample {target}` first")
+        alone = f"the reconstructions of {str(target)!r}, which has no samples yet"
+        if predict is not None:
+            raise ConfigError(f"--predict has no effect on {alone}: leave it out")
+        _require_same_data(folder)
+        asked.require_none(alone, but=("metrics", "features", "reference"))
         metrics, protocol = evaluate_codec(model, source, target / "reconstructions.png", asked)
         protocol |= {"codec": weights}
-        return _written(target / "evaluation.json", metrics, protocol, [], {}, begun)
+        found, left_out = _likelihood(model, source, Real.choose(source, 0).test[:bits], screen) if bits else ({}, [])
+        return _written(target / "evaluation.json", metrics | found, protocol, left_out, {}, begun)
     store = Store.open(inside if is_run else target)
     made_by = store.attributes
     if checkpoint != "newest":
@@ -76,11 +85,13 @@ def evaluate(
     file = folder.path / "evaluation.json" if own else store.path.with_name(f"{store.path.stem}.evaluation.json")
     source, codec = real_source(folder)
     if len(source.shape) == 1:
-        asked.require_none(f"{source.name!r}, which holds no images,")
+        asked.require_none(f"{source.name!r}, which holds no images")
+        _require_same_data(folder)
         found = evaluate_table(store, folder, source, predict=predict, bits=bits, quick=quick, screen=screen)
         return _written(file, *found, begun)
     if predict is not None:
         raise ConfigError(f"'predict' names a column of a table, and {source.name!r} holds images: leave it out")
+    _require_same_data(folder)
     subject = Subject(store, folder, source, codec, own)
     if quick:
         asked.require_none("--quick")
@@ -88,14 +99,31 @@ def evaluate(
     else:
         metrics, protocol, left_out = evaluate_images(subject, asked, screen)
     if bits:
-        try:
-            spec = folder.spec().with_knobs(made_by["knobs"])
-            held_out = Real.choose(source, len(store)).test[:bits]
-            metrics |= bits_of(folder.model(spec, made_by["weights"]), source, held_out)
-        except RunError as error:
-            left_out.append(f"no bits per dimension: {error}")
-            screen.line(left_out[-1])
+        spec = folder.spec().with_knobs(made_by["knobs"])
+        held_out = Real.choose(source, len(store)).test[:bits]
+        found, missing = _likelihood(folder.model(spec, made_by["weights"]), source, held_out, screen)
+        metrics, left_out = metrics | found, [*left_out, *missing]
     return _written(file, metrics, protocol, left_out, {}, begun)
+
+
+def _require_same_data(folder: RunFolder) -> None:
+    """Raises: RunError for data that are others than the run was trained on, whose held-out rows it may have seen."""
+    trained_on = folder.document().get("data", {}).get("fingerprint")
+    found = folder.spec().load().source.fingerprint()
+    if trained_on not in (None, found):
+        raise RunError(
+            f"the content of the data of {str(folder.path)!r} has changed since it was trained ({trained_on[:12]} -> "
+            f"{found[:12]}), so which rows are held out is not known: bring the data back, or train anew"
+        )
+
+
+def _likelihood(model: Generative, source: Source, rows: Tensor, screen: Screen) -> tuple[dict[str, Metric], list[str]]:
+    """The likelihood of held-out rows; or nothing, and why there is none."""
+    try:
+        return bits_of(model, source, rows), []
+    except RunError as error:
+        screen.line(left_out := f"no bits per dimension: {error}")
+        return {}, [left_out]
 
 
 def _written(

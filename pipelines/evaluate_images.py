@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from gensys.evaluate.classifier import Judge
 from gensys.evaluate.clip import evaluate_clip, open_clip, open_head
 from gensys.evaluate.distribution import DISTRIBUTION, NEIGHBOURS, Seen, evaluate_features
 from gensys.evaluate.extractors import Extractor, lenet, opened
+from gensys.evaluate.memorisation import HeldOutIsKnown
 from gensys.evaluate.metric import Metric
 from gensys.evaluate.metrics import (
     evaluate_copying,
@@ -75,10 +76,10 @@ class Asked:
         if "{}" not in self.prompt:
             raise ConfigError(f"'prompt' must have {{}} where the name of the class belongs, got {self.prompt!r}")
 
-    def require_none(self, by: str) -> None:
-        """Refuse what has no effect. Raises: ConfigError, which says that of `by`."""
+    def require_none(self, by: str, but: Collection[str] = ()) -> None:
+        """Refuse what has no effect, all but some. Raises: ConfigError, which says that of `by`."""
         for field in fields(self):
-            if getattr(self, field.name) != field.default:
+            if field.name not in but and getattr(self, field.name) != field.default:
                 raise ConfigError(f"--{field.name} has no effect on {by}: leave it out")
 
     def wants(self, name: str) -> bool:
@@ -259,7 +260,11 @@ def _copying(
     source = subject.source
     train, test = (images(source, rows)[0] for rows in (real.train, real.test))
     known, unseen = (of(source, rows).features for rows in (real.train, real.test))
-    return evaluate_copying(subject.samples, train, test, (seen.features, known, unseen), extractor.name)
+    try:
+        return evaluate_copying(subject.samples, train, test, (seen.features, known, unseen), extractor.name)
+    except HeldOutIsKnown:
+        leave_out("no memorisation: one in a hundred held-out images, or more, are training images too")
+        return {}
 
 
 def evaluate_quickly(subject: Subject, screen: Screen) -> Scores:

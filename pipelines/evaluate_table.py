@@ -67,7 +67,13 @@ def evaluate_table(
         left_out.append(f"no score of {names}: always the same among real rows")
         if not varying:
             raise RunError(f"{str(store.path)!r} cannot be scored: no column of real rows has two values")
-        columns = [columns[k] for k in varying]
+        kept = [columns[k] for k in varying]
+        if predict in {column.name for column in columns} - {column.name for column in kept}:
+            others = ", ".join(column.name for column in kept)
+            raise ConfigError(
+                f"'predict' is {predict!r}, which is always the same among real rows: name one of {others}"
+            )
+        columns = kept
         samples, test, train, reference = (x[:, varying] for x in (samples, test, train, reference))
         floor = None if floor is None else floor[:, varying]
     if floor is None:

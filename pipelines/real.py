@@ -1,7 +1,7 @@
 """The real data that samples are held against: which rows, who judges them, and what the protocol says of them.
 
-For n samples the reference is the whole test split, filled up to n with training rows; the floor is n other real rows
-under the same protocol, which is what a perfect model would get.
+For n samples the reference is n rows of the test split, or all of it filled up to n with training rows; the floor is n
+other training rows under the same protocol, which is what a perfect model would get.
 """
 
 from __future__ import annotations

@@ -114,7 +114,11 @@ def _neighbours(fake: Tensor, real: Tensor, other: Tensor | None) -> dict[str, M
             scores.precision, n, best and best.precision, "higher", f"share of samples in a real image's {k}-NN ball"
         ),
         "recall": share_metric(
-            scores.recall, m, best and best.recall, "higher", f"share of real images in a sample's {k}-NN ball"
+            scores.recall,
+            m,
+            best and best.recall,
+            "higher",
+            f"share of real images in a sample's {k}-NN ball; interval over real images",
         ),
         "density": mean_metric(
             scores.balls,
@@ -128,7 +132,7 @@ def _neighbours(fake: Tensor, real: Tensor, other: Tensor | None) -> dict[str, M
             m,
             best and best.coverage,
             "higher",
-            f"share of real images with a sample in their {k}-NN ball",
+            f"share of real images with a sample in their {k}-NN ball; interval over real images",
         ),
     }
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gensys.evaluate.checks import check_images
 
-__all__ = ["QUANTILE", "Memorisation", "memorisation", "nearest", "nearest_distances"]
+__all__ = ["QUANTILE", "HeldOutIsKnown", "Memorisation", "memorisation", "nearest", "nearest_distances"]
 
 QUANTILE = 0.01
 """Samples nearer to a training image than this share of held-out images are counted; the expected fraction."""
@@ -29,6 +29,10 @@ QUANTILE = 0.01
 _LEAST_HELD = 100  # below this many, the 1st percentile is the minimum, or extrapolated
 _BLOCK = 1 << 24  # products held at a time: 64 MiB of float32
 _CANDIDATES = 4  # near-ties of the fast search that are measured exactly
+
+
+class HeldOutIsKnown(ValueError):
+    """Of the held-out images one in a hundred, or more, are training images: a copy is then no sign of anything."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> Memorisati
     """Are (n, C, H, W) samples nearer to `train` than the real images `held_out`, none of which is in `train`?
 
     At least 100 held-out images, or their 1st percentile means nothing. ValueError otherwise, for images of other
-    shapes, NaN, or held-out images that are training images.
+    shapes or NaN; HeldOutIsKnown for held-out images that are training images.
     """
     check_images("held_out", held_out, tuple(train.shape[1:]), least=_LEAST_HELD)
     check_images("samples", samples, tuple(train.shape[1:]), scaled=False)
@@ -87,7 +91,7 @@ def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> Memorisati
     threshold, median = float(held.quantile(QUANTILE)), float(held.quantile(0.5))
     if threshold == 0.0:
         copies = int((held == 0).sum())
-        raise ValueError(f"'held_out' must not be in 'train', got {copies} of {len(held)} that are; split the data")
+        raise HeldOutIsKnown(f"'held_out' must not be in 'train', got {copies} of {len(held)} that are; split the data")
     distances = nearest_distances(samples, train)
     return Memorisation(
         ratio=float(distances.quantile(0.5)) / median,

@@ -1,7 +1,7 @@
 """One call that scores images: samples, reconstructions, translations. What a score is: metric.py.
 
-The floor is what other real images get under the same protocol. Intervals hold the real images and the classifier
-fixed: they say what other samples of this model would give.
+The floor is what other real images get under the same protocol. Intervals hold the classifier fixed, and the real
+images but where a metric's `about` says otherwise: they say what other samples of this model would give.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def evaluate_reconstruction(
     with one_thread():
         if scales := most_scales(min(images.shape[2:])):
             about = "mean structural similarity, 11 x 11 window; 1 = equal"
-            found["reconstruction_ssim"] = mean_metric(ssim(images, decoded), 1.0, "", "higher", about)
+            found["reconstruction_ssim"] = mean_metric(ssim(images, decoded), 1.0, "", "higher", about, least=-1.0)
             about = f"mean structural similarity at {scales} scales; 1 = equal"
             values = ms_ssim(images, decoded, scales=scales).values
             found["reconstruction_ms_ssim"] = mean_metric(values, 1.0, "", "higher", about)

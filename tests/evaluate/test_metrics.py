@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional
 
 from gensys.evaluate.classifier import accuracy, features, train_classifier
+from gensys.evaluate.distribution import Seen, evaluate_features
+from gensys.evaluate.extractors import lenet
 from gensys.evaluate.frechet import frechet_distance
 from gensys.evaluate.metrics import Metric, evaluate_reconstruction, evaluate_samples, proportion_interval
 from gensys.nn.lenet import LeNet
@@ -212,3 +214,17 @@ def test_wilsons_interval():
 def test_a_metric_is_a_value():
     metric = Metric(1.0, None, None, None, "", "lower", 5, "a test")
     assert metric == Metric(**metric.to_json())  # type: ignore[arg-type]
+
+
+def test_the_interval_of_a_similarity_below_zero_holds_it():
+    x = pictures(50, 0)
+    found = evaluate_reconstruction(x, -x)["reconstruction_ssim"]
+    assert -1.0 <= found.low <= found.value < 0.0
+
+
+def test_recall_and_coverage_say_whom_their_intervals_are_over():
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    seen = Seen(x, None)
+    found = evaluate_features(lenet(LeNet(1, 2)), seen, seen, None, ["prdc"])
+    over = {name for name, metric in found.items() if metric.about.endswith("interval over real images")}
+    assert over == {"recall", "coverage"}

@@ -1,6 +1,7 @@
 """`gensys evaluate`: what it says it compared is what it compared, and every store has a file of its own."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,3 +177,45 @@ def test_what_cannot_be_compared_is_refused(codec, judged, tmp_path, monkeypatch
         pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 20), screen=SCREEN, asked=asked)
     with pytest.raises(ConfigError, match="--metrics has no effect on --quick: leave it out"):
         pipeline.evaluate(tmp_path / "s.zarr", screen=SCREEN, quick=True, asked=Asked(("fd",)))
+
+
+def without_samples(run, path):
+    """A copy of a run."""
+    return shutil.copytree(run, path, ignore=shutil.ignore_patterns("samples*"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "more", "told"),
+    [
+        (Asked(clip="folder"), {}, "--clip has no effect on the reconstructions of '.*run', which has no samples yet"),
+        (Asked(workers=2), {}, "--workers has no effect on the reconstructions"),
+        (Asked(), {"predict": "age"}, "--predict has no effect on the reconstructions"),
+    ],
+)
+def test_what_has_no_effect_on_reconstructions_is_refused(codec, tmp_path, asked, more, told):
+    with pytest.raises(ConfigError, match=told):
+        pipeline.evaluate(without_samples(codec, tmp_path / "run"), screen=SCREEN, asked=asked, **more)
+
+
+def test_reconstructions_have_a_likelihood_beside_them(codec, tmp_path):
+    alone = without_samples(codec, tmp_path / "codec")
+    assert pipeline.evaluate(alone, screen=SCREEN, bits=3)["left_out"] == [
+        "no bits per dimension: this model has no likelihood of its data"
+    ]
+    knobs = {"width": "8", "latent": "4", "data": str(codec.parent / "images"), "size": "28", "batch": "8"}
+    folder = RunFolder(tmp_path / "run")
+    train(folder, resolve("vae", {**knobs, "budget": "8", "precision": "fp32"}), workers=0, fresh=False, screen=SCREEN)
+    found = pipeline.evaluate(folder.path, screen=SCREEN, bits=3)
+    assert (found["metrics"]["bits_per_dim"]["n"], found["left_out"]) == (3, [])
+    assert "reconstruction_mse" in found["metrics"]
+
+
+def test_images_that_are_in_both_splits_leave_memorisation_out(monkeypatch):
+    known, told = torch.zeros(100, 1, 28, 28), []
+    rows = torch.arange(100)
+    monkeypatch.setattr(evaluate_images, "images", lambda source, rows: (known, rows))
+    seen = SimpleNamespace(features=torch.zeros(100, 2).double())
+    subject, real_rows = SimpleNamespace(source=None, samples=known), SimpleNamespace(train=rows, test=rows)
+    of, extractor = (lambda source, rows: seen), SimpleNamespace(name="none")
+    assert evaluate_images._copying(subject, real_rows, seen, extractor, of, told.append) == {}
+    assert told == ["no memorisation: one in a hundred held-out images, or more, are training images too"]

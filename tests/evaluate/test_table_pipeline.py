@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gensys.pipelines.evaluate import evaluate
+from gensys.pipelines.evaluate_images import Asked
 from gensys.pipelines.sample import sample
 from gensys.pipelines.train import train
 
@@ -133,6 +134,10 @@ def test_a_column_that_never_changes_is_drawn_and_not_scored(tmp_path, recipe):
     assert result["left_out"] == ["no score of 'year': always the same among real rows"]
     assert [told["column"] for told in result["columns"]] == ["height", "weight"]
     assert {"ks_complement", "pearson_similarity", "tstr_linear"} < set(result["metrics"])
+    with pytest.raises(
+        ConfigError, match=r"'predict' is 'year', which is always the same .*: name one of height, weight"
+    ):
+        evaluate(folder.path, screen=SCREEN, predict="year")
 
 
 def test_options_that_do_not_fit_a_table_are_refused(folder):
@@ -140,6 +145,8 @@ def test_options_that_do_not_fit_a_table_are_refused(folder):
         evaluate(folder.path, screen=SCREEN, quick=True)
     with pytest.raises(ConfigError, match="'predict' is 'sax', and the columns are age, sex, dose, diagnosis"):
         evaluate(folder.path, screen=SCREEN, predict="sax")
+    with pytest.raises(ConfigError, match=r"--metrics has no effect on '.*', which holds no images: leave it out"):
+        evaluate(folder.path, screen=SCREEN, asked=Asked(("fd",)))
     drawn(folder, 19, "few.zarr")
     with pytest.raises(RunError, match=r"few\.zarr' cannot be scored: 'samples' needs at least 20 rows"):
         evaluate(folder.path / "few.zarr", screen=SCREEN)
@@ -263,3 +270,19 @@ def test_a_codec_of_a_table_has_no_score_of_its_reconstructions(tmp_path):
     codec = trained(tmp_path, "vq_vae", knobs, data=str(tmp_path / "n.csv"))
     with pytest.raises(DataError, match=r"images are wanted, \(C, H, W\), and 'n' holds rows of shape \(2,\)"):
         evaluate(codec.path, screen=SCREEN)
+
+
+def test_a_model_of_a_table_needs_samples_though_it_encodes(tmp_path):
+    folder = trained(tmp_path, data=str(clinic(tmp_path / "clinic.csv")))
+    with pytest.raises(RunError, match="has no samples yet: run `gensys sample"):
+        evaluate(folder.path, screen=SCREEN)
+
+
+def test_data_that_have_changed_since_the_training_are_refused(tmp_path):
+    table = clinic(tmp_path / "clinic.csv")
+    folder = trained(tmp_path, data=str(table))
+    drawn(folder)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *lines[20:]]) + "\n")  # other rows are held out now
+    with pytest.raises(RunError, match=r"the content of the data of '.*' has changed since it was trained"):
+        evaluate(folder.path, screen=SCREEN)
