@@ -68,7 +68,7 @@ def evaluate(
         asked.require_none(alone, but=("metrics", "features", "reference"))
         metrics, protocol = evaluate_codec(model, source, target / "reconstructions.png", asked)
         protocol |= {"codec": weights}
-        found, left_out = _likelihood(model, source, Real.choose(source, 0).test[:bits], screen) if bits else ({}, [])
+        found, left_out = _likelihood(model, source, Real.choose(source, 0).test[:bits]) if bits else ({}, [])
         return _written(target / "evaluation.json", metrics | found, protocol, left_out, {}, begun)
     store = Store.open(inside if is_run else target)
     made_by = store.attributes
@@ -101,7 +101,7 @@ def evaluate(
     if bits:
         spec = folder.spec().with_knobs(made_by["knobs"])
         held_out = Real.choose(source, len(store)).test[:bits]
-        found, missing = _likelihood(folder.model(spec, made_by["weights"]), source, held_out, screen)
+        found, missing = _likelihood(folder.model(spec, made_by["weights"]), source, held_out)
         metrics, left_out = metrics | found, [*left_out, *missing]
     return _written(file, metrics, protocol, left_out, {}, begun)
 
@@ -117,13 +117,12 @@ def _require_same_data(folder: RunFolder) -> None:
         )
 
 
-def _likelihood(model: Generative, source: Source, rows: Tensor, screen: Screen) -> tuple[dict[str, Metric], list[str]]:
+def _likelihood(model: Generative, source: Source, rows: Tensor) -> tuple[dict[str, Metric], list[str]]:
     """The likelihood of held-out rows; or nothing, and why there is none."""
     try:
         return bits_of(model, source, rows), []
     except RunError as error:
-        screen.line(left_out := f"no bits per dimension: {error}")
-        return {}, [left_out]
+        return {}, [f"no bits per dimension: {error}"]
 
 
 def _written(

@@ -120,11 +120,7 @@ def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
     store, source, n = subject.store, subject.source, len(subject.store)
     reference = reference_of(source, asked.reference)
     left_out: list[str] = []
-
-    def leave_out(line: str) -> None:
-        left_out.append(line)
-        screen.line(line)
-
+    leave_out = left_out.append
     judged = _judge(subject, asked, screen, leave_out)
     named = Named(asked.features, str(subject.judges), judged.weights if judged else "", image_shape(source))
     extractor = _open(named, judged, source)
@@ -289,8 +285,6 @@ def evaluate_quickly(subject: Subject, screen: Screen) -> Scores:
     left_out = ["all but the Frechet distance: --quick reads no samples"]
     if any(metric.low is None for metric in metrics.values()):
         left_out.append(f"no interval: {len(moments)} shards are too few to resample; use a smaller --shard")
-    for line in left_out:
-        screen.line(line)
     protocol = protocol_of(store, subject.folder, source, judged, real)
     return metrics, protocol | {"moments": f"of {len(moments)} shards, taken while sampling"}, left_out
 

@@ -102,8 +102,6 @@ def evaluate_table(
             metrics |= bits_of(model, source, real.test[:bits])
         except RunError as error:
             left_out.append(f"no bits per dimension: {error}")
-    for line in left_out:
-        screen.line(line)
     protocol = protocol_of(store, folder, source, None, real)
     protocol |= {"train": f"{len(train)} rows", "held out": f"{len(test)} rows", "predicted": name or "nothing"}
     described = marginals.described(samples.double().numpy(), reference.double().numpy(), columns)

@@ -459,7 +459,12 @@ def test_evaluate(here, calls):
     bare = metric | {"floor": None, "low": None, "high": None, "unit": "", "value": "inf"}
     calls.install(
         "evaluate",
-        evaluate={"metrics": {"fd": metric, "psnr": bare}, "protocol": {"data": "mnist", "n": 2000}, "file": "e.json"},
+        evaluate={
+            "metrics": {"fd": metric, "psnr": bare},
+            "protocol": {"data": "mnist", "n": 2000},
+            "left_out": ["no floors: few rows", "no labels: none"],
+            "file": "e.json",
+        },
     )
     assert ask("evaluate", ".").stdout.splitlines() == [
         "  metric  value        95 % interval  real data  better  rows",
@@ -471,6 +476,9 @@ def test_evaluate(here, calls):
         "",
         "  data  mnist",
         "  n     2,000",
+        "",
+        "no floors: few rows",
+        "no labels: none",
         "",
         "written: e.json",
     ]

@@ -75,7 +75,5 @@ def evaluate(
     shown, names = screen(quiet), tuple(name.strip() for name in metrics.split(",") if name.strip())
     asked = Asked(names, features, reference, workers, clip, aesthetic, prompt)
     result = pipeline(target, checkpoint=checkpoint, screen=shown, quick=quick, bits=bits, predict=predict, asked=asked)
-    return Answer(
-        result,
-        f"{scores(result['metrics'])}\n\n{facts(result['protocol'])}\n\nwritten: {quoted(Path(result['file']))}",
-    )
+    parts = [scores(result["metrics"]), facts(result["protocol"]), "\n".join(result["left_out"])]
+    return Answer(result, "\n\n".join([part for part in parts if part] + [f"written: {quoted(Path(result['file']))}"]))

@@ -119,7 +119,7 @@ def _pairs(samples: Rows, real: Rows, other: Rows | None, columns: Sequence[Colu
         result[name] = _scored(statistic, samples, other, better, about)
 
     if len(numbers) > 1:
-        of = f"mean over {len(numbers) * (len(numbers) - 1) // 2} pairs of numbers"
+        of = _over(len(numbers) * (len(numbers) - 1) // 2, "numbers")
         for name, ranks in (("pearson", False), ("spearman", True)):
             similar = partial(_correlated, real=dependence.correlations(real[:, numbers], ranks), at=numbers)
             about = f"1 - half the difference of {name.title()}'s correlations, {of}"
@@ -127,7 +127,7 @@ def _pairs(samples: Rows, real: Rows, other: Rows | None, columns: Sequence[Colu
     if len(categories) > 1:
         truth = dependence.tables(real[:, categories], values)
         strength = np.array([dependence.cramers_v(table) for table in truth])
-        of = f"mean over {len(truth)} pairs of categories"
+        of = _over(len(truth), "categories")
 
         def alike(rows: Rows) -> float:
             return _overlap(dependence.tables(rows[:, categories], values), truth)
@@ -139,7 +139,7 @@ def _pairs(samples: Rows, real: Rows, other: Rows | None, columns: Sequence[Colu
         put("contingency_similarity", alike, "higher", f"1 - the total variation of the tables of pairs, {of}")
         put("cramers_v_difference", apart, "lower", f"difference of Cramer's V, {of}")
     if numbers and categories:
-        of = f"mean over {len(numbers) * len(categories)} pairs of a number and a category"
+        of = _over(len(numbers) * len(categories), "a number and a category")
         mixed = partial(_mixed, real=real, numbers=numbers, categories=categories, values=values)
         ratios = partial(_ratios, numbers=numbers, categories=categories, values=values)
         cut, strong = mixed(real), ratios(real)
@@ -148,6 +148,10 @@ def _pairs(samples: Rows, real: Rows, other: Rows | None, columns: Sequence[Colu
         about = f"difference of the correlation ratios, {of}"
         put("correlation_ratio_difference", lambda rows: float(np.abs(ratios(rows) - strong).mean()), "lower", about)
     return result
+
+
+def _over(pairs: int, of: str) -> str:
+    return f"mean over {pairs} pairs of {of}" if pairs > 1 else f"the only pair of {of}"
 
 
 def _correlated(rows: Rows, *, real: Rows, at: list[int], ranks: bool) -> float:
