@@ -220,7 +220,7 @@ def pythae_vq(task: Task) -> Done:
         for i, j in product(range(z.shape[2]), range(z.shape[3])):
             logits = prior({"data": z}).out[:, :, 0, i, j]
             z[:, 0, i, j] = torch.multinomial(logits.softmax(1), 1)[:, 0].float()
-        embedded = codec.quantizer.embeddings(z.long().flatten(1)).transpose(1, 2).unflatten(2, z.shape[2:])
+        embedded = codec.quantizer.embeddings[z.long().flatten(1)].transpose(1, 2).unflatten(2, z.shape[2:])
         x = codec.decoder(embedded).reconstruction
     samples = nn.functional.pad(2.0 * x - 1.0, (2, 2, 2, 2), value=-1.0)
     return Done(samples, None, None, rows, size(codec) + size(prior))
