@@ -88,7 +88,6 @@ __all__ = [
     "TargetName",
     "Times",
     "Training",
-    "target_of",
 ]
 
 SolverName = Literal[
@@ -116,23 +115,14 @@ SOLVERS: dict[SolverName, Solver] = {
     "rk4": rk4,
     "unipc": unipc,
 }
-TargetName = Literal["auto", "noise", "data", "v", "velocity"]
-TARGETS: dict[str, Target] = {
+TargetName = Literal["noise", "data", "v", "velocity"]
+TARGETS: dict[TargetName, Target] = {
     "noise": targets.noise,
     "data": targets.data,
     "v": targets.v,
     "velocity": targets.velocity,
 }
 GRIDS = {"uniform": uniform, "trailing": trailing, "leading": leading, "quadratic": quadratic, "cosine": cosine}
-
-
-def target_of(name: TargetName, domain: Domain) -> Target:
-    """What a network of DDPM's schedules predicts. auto: the noise of images, as published, and v of all else.
-
-    At the noisy end the noise says little: an error of it is 1 / alpha times as large in the data, 160 times at the end
-    of the linear schedule. Images are clipped there; latents and vectors have no bounds to be clipped to.
-    """
-    return TARGETS[("noise" if domain.bounds else "v") if name == "auto" else name]
 
 
 @dataclass(frozen=True)

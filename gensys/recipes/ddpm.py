@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
-from gensys.knobs import SAMPLING, Network, Sampling, TargetName, Training, target_of
+from gensys.knobs import SAMPLING, TARGETS, Network, Sampling, TargetName, Training
 from gensys.objectives.weights import MinSNR, Weight, even, snr_plus_one, truncated_snr
 from gensys.paths import Discrete, cosine_schedule, linear_schedule, scaled_linear_schedule, zero_terminal_snr
 from gensys.run import Run
@@ -32,7 +32,7 @@ def ddpm(
     timesteps: int = 1000,  # T, steps of the schedule that is trained; samples take far fewer, see steps
     schedule: Literal["linear", "cosine", "scaled_linear"] = "linear",  # of the noise: linear in beta, in its root, ...
     zero_terminal: bool = False,  # whether the schedule is rescaled to end in pure noise: not for target noise
-    target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
+    target: TargetName = "v",  # what is predicted: noise is as published, and learns more slowly
     weight: Literal["even", "min_snr", "snr_plus_one", "truncated_snr"] = "even",  # of the steps in the loss
     variance: Variance = "small",  # of ancestral steps: right for data at a point, or of unit variance
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
@@ -56,7 +56,7 @@ def ddpm(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
-            target=target_of(target, domain),
+            target=TARGETS[target],
             weight=WEIGHTS[weight],
             dropout=dropout,
             sampler=sampler,

@@ -7,7 +7,7 @@ from typing import Literal
 from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
-from gensys.knobs import SAMPLING, Sampling, TargetName, Training, target_of
+from gensys.knobs import SAMPLING, TARGETS, Sampling, TargetName, Training
 from gensys.nn.dit import SIZES, DiT
 from gensys.run import Run
 from gensys.systems.dit import PATH
@@ -19,7 +19,7 @@ def dit(
     side: int = 32,  # side to which images are cropped and scaled
     size: Literal["tiny", "S", "B", "L", "XL"] = "tiny",  # of the transformer: tiny is for a CPU
     patch: int = 0,  # side of the squares that become one token; 0 = 2 for latents, 4 for pixels
-    target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
+    target: TargetName = "v",  # what is predicted: noise is as published, and learns more slowly
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     aspect: needs.Aspect = 1.0,  # width over height of samples, if latents have several shapes: the nearest is taken
     training: Training = Training(batch=64, budget="500k", lr=1e-3),  # noqa: B008 - a frozen value
@@ -45,7 +45,7 @@ def dit(
         return system(
             net,
             domain.shape,
-            target=target_of(target, domain),
+            target=TARGETS[target],
             dropout=dropout,
             sampler=sampling.sampler(PATH, domain),
         )

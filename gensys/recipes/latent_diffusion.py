@@ -6,7 +6,7 @@ from gensys import needs
 from gensys.core import Generative
 from gensys.domain import open_domain
 from gensys.errors import DataError
-from gensys.knobs import SAMPLING, Network, Sampling, TargetName, Training, target_of
+from gensys.knobs import SAMPLING, TARGETS, Network, Sampling, TargetName, Training
 from gensys.run import Run
 from gensys.systems.latent_diffusion import PATH
 from gensys.systems.latent_diffusion import latent_diffusion as system
@@ -14,7 +14,7 @@ from gensys.systems.latent_diffusion import latent_diffusion as system
 
 def latent_diffusion(
     data: str,  # a latent store, as `gensys encode` makes it
-    target: TargetName = "auto",  # what is predicted: auto (noise of images, else v), noise, data, v or velocity
+    target: TargetName = "v",  # what is predicted: noise is as published, and learns more slowly
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     aspect: needs.Aspect = 1.0,  # width over height of samples, if latents have several shapes: the nearest is taken
     network: Network = Network(net="unet", width=64, depth=1, levels=2),  # noqa: B008 - a frozen value
@@ -36,7 +36,7 @@ def latent_diffusion(
         return system(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
-            target=target_of(target, domain),
+            target=TARGETS[target],
             dropout=dropout,
             sampler=sampling.sampler(PATH, domain),
         )

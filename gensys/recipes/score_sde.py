@@ -22,7 +22,7 @@ def score_sde(
     data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors (.csv), or a latent store
     size: int = 32,  # side to which images are cropped and scaled
     sde: Literal["vp", "subvp", "ve"] = "vp",  # how data become noise: vp and subvp shrink them, ve drowns them
-    target: Output = "auto",  # what the network outputs, weighed alike; auto = v of latents and vectors, else noise
+    target: Output = "auto",  # what the network outputs, weighed alike; auto = noise of ve, v of the others
     sigma_min: Annotated[float, _VE] = 0.01,  # first noise level of ve
     sigma_max: Annotated[float, _VE] = 50.0,  # last noise level of ve: the largest distance between two data
     sigma_data: Annotated[float, _VE] = 0.0,  # deviation of the data, which scales the inputs; 0 = by their kind
@@ -46,7 +46,7 @@ def score_sde(
             network.build(domain.shape, classes=domain.classes, vector=domain.vector),
             domain.shape,
             path=path,
-            target=_target(target, vanishing=sde != "ve", bounded=domain.bounds is not None),
+            target=_target(target, vanishing=sde != "ve"),
             sigma_data=sigma_data or domain.deviation,
             dropout=dropout,
             sampler=sampling.sampler(path, domain),
@@ -55,9 +55,9 @@ def score_sde(
     return domain.run(prior, training.settings(), SAMPLING)
 
 
-def _target(name: Output, *, vanishing: bool, bounded: bool) -> Target:
+def _target(name: Output, *, vanishing: bool) -> Target:
     """What the network outputs. Where data vanish in the noise, an error of the noise is 1 / alpha times as large in
-    them, 150 times at the end: nothing bounds it in latents and vectors, which have no range to be clipped to."""
+    them, 150 times at the end."""
     if name == "auto":
-        name = "v" if vanishing and not bounded else "noise"
+        name = "v" if vanishing else "noise"
     return {"noise": targets.noise, "score": targets.score, "v": targets.v}[name]
