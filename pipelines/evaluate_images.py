@@ -107,7 +107,9 @@ class Subject:
 
     @cached_property
     def labels(self) -> Tensor:
-        """What each was asked to be, -1 = nothing."""
+        """What each was asked to be, -1 = nothing: also of a model that does not hear it."""
+        if "label" not in self.folder.spec().model().conditions:
+            return torch.full((len(self.store),), -1)
         return torch.from_numpy(self.store.read("label", np.arange(len(self.store))))
 
     def explained(self, error: ValueError) -> RunError:

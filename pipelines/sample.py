@@ -98,6 +98,8 @@ class SampleJob:
             cond, noise = _cond(ids, run.source, self.label, table, data), Noise(self.seed, ids)
             with autocast(run.settings.precision, place):
                 made = _drawn(model, cond, noise, self.latents, None if self.exact else columns)
+            if "label" not in model.conditions:  # nobody asked for one who would not be heard
+                cond = {**cond, "label": torch.full_like(ids, -1)}
             made = {"label": torch.full_like(ids, -1), **cond, "id": ids, **made}
             return {name: values.cpu().numpy() for name, values in made.items()}
 
@@ -144,7 +146,7 @@ def _read(path: Path, model: Generative, run: Run) -> SampleTable:
 
 def _conditions(model: Generative, classes: tuple[str, ...]) -> frozenset[str]:
     """What a table may say of a sample: guidance needs a label or a vector to follow."""
-    known = model.conditions | {"label"} if classes else model.conditions - {"label"}
+    known = model.conditions if classes else model.conditions - {"label"}
     return known if known & {"label", "vector"} else known - {"guidance"}
 
 
@@ -236,7 +238,7 @@ def sample(
             f"'seeds' is {ids.start}:{ids.stop}, and the {what} has the rows 0:{len(given)}: ask for fewer samples, or "
             "add rows"
         )
-    check_label(label, classes)
+    check_label(label, classes if "label" in model.conditions else ())
     if rows is not None and label is not None and "label" in rows.columns:
         raise ConfigError(f"'label' is {label}, and the table {str(table)!r} has labels of its own: give one of them")
     if latents and moments:

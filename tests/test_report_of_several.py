@@ -222,3 +222,28 @@ def test_in_a_browser(tmp_path):
         assert tab.see("[...document.images].every(image => image.naturalWidth > 0)")
         assert tab.see(DASHES) == 3
         assert tab.complaints == []
+
+
+def test_what_was_left_out_and_what_does_not_belong_together_is_told(tmp_path):
+    first, second = whole(tmp_path / "a"), whole(tmp_path / "b")
+    evaluation = json.loads((first / "evaluation.json").read_text())
+    evaluation |= {"left_out": ["no floors"], "protocol": {"sample seed": 1}}
+    (first / "evaluation.json").write_text(json.dumps(evaluation))
+    page = Page(write_reports([first, second], tmp_path / "page.html").read_text())
+    assert "Left out of a: no floors." in page.words
+    assert "a: The metrics are of other samples than those in samples.zarr (sample seed)" in page.words
+    assert "Left out of b" not in page.words
+
+
+def test_pairs_of_one_class_are_not_held_against_pairs_of_any():
+    within, among = scored(0.3, "ms_ssim_within", better="nearer"), scored(0.2, "ms_ssim_within", better="nearer")
+    among["metrics"]["ms_ssim_within"]["about"] = "of any class"
+    line, found = cells(within, among)
+    assert not line.ranked
+    assert found == [("", []), ("", ["within other classes"])]
+
+
+@pytest.mark.parametrize("name", ["reconstruction_ssim", "reconstruction_ms_ssim"])
+def test_similarity_of_pixels_asks_for_no_features(name):
+    line, _ = cells(scored(0.3, name, better="higher"), scored(0.2, name, better="higher", features="lenet"))
+    assert line.ranked

@@ -56,7 +56,10 @@ def report(runs: Sequence[Path], out: Path | None, seconds: float | None, nfe: s
         keeping(f"The page {quoted(out or run / 'report.html')} is as new as the run was.")
         watch(run, seconds, out)
     shown = screen(quiet)
-    add_trajectory(run)
+    try:
+        add_trajectory(run)
+    except GensysError as error:  # as when samples are of weights that are gone: the rest of the report stands
+        shown.line(f"left out of the report: {error}")
     if not complete(run):  # only then what needs the data, and takes its time to import
         from gensys.pipelines.gallery import add_map, add_neighbours
 

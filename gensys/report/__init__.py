@@ -2,6 +2,7 @@
 
 reading.py    what is in the folder, read forgivingly: a damaged file becomes a sentence in the report
 scores.py     metrics and protocol as rows of tables
+weights.py    whose weights the samples are of, and whether the metrics are of these samples
 figures.py    pictures as data URIs
 plots.py      curves, intervals and maps as inline SVG that follows light and dark
 card.py       what the run was trained on; cost.py: what every stage has cost

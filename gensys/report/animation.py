@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from gensys.report.cached import TRAJECTORY, keep, kept
 from gensys.report.figures import spread
 
 if TYPE_CHECKING:
@@ -77,14 +79,16 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
 
 
 def add_trajectory(folder: Path) -> None:
-    """Write a run's trajectory.png if it has none, a checkpoint, and a model that can be animated.
+    """Write a run's trajectory.png if it has none of these weights and knobs, a checkpoint, and a model that can be
+    animated. One that was not written here, as by a demo, stands.
 
-    With the knobs and the seed of samples.zarr, if that is there: then its first rows are drawn.
+    With the weights, the knobs and the seed of samples.zarr, if that is there. Raises: RunError if the run no longer
+    holds these weights.
     """
     from gensys.report.reading import training
 
     path, found = folder / "trajectory.png", training(folder)
-    if path.exists() or found.is_codec or not found.state:
+    if found.is_codec or not found.state or (path.exists() and not (folder / TRAJECTORY).exists()):
         return
     import torch
 
@@ -95,17 +99,25 @@ def add_trajectory(folder: Path) -> None:
     from gensys.run_folder import RunFolder
 
     run = RunFolder(folder)
-    spec, seed = run.spec(), 0
+    spec, seed, digest = run.spec(), 0, None
     if (folder / "samples.zarr").exists():
         about = Store.open(folder / "samples.zarr").attributes
-        spec, seed = spec.with_knobs(about["knobs"]), about["seed"]
-    model, classes = run.model(spec), spec.load().source.classes
+        spec, seed, digest = spec.with_knobs(about["knobs"]), about["seed"], about.get("weights")
+
+    def made_from() -> dict[str, str]:
+        return {"weights": digest or run.weights_digest(), "knobs": json.dumps(dict(spec.knobs)), "seed": str(seed)}
+
+    if path.exists() and kept(folder / TRAJECTORY, made_from()) is not None:
+        return
+    path.unlink(missing_ok=True)  # of other weights or knobs: no animation rather than a wrong one
+    model, classes = run.model(spec, digest), spec.load().source.classes
     if not isinstance(prior_of(model), _HasTrajectory):
         return
     one = torch.zeros(1, dtype=torch.int64)
     shape = model.sample(labels_for(one, len(classes)), Noise(seed, one)).shape
     if len(shape) == 4 and shape[1] in (1, 3):
         draw_trajectory(model, classes, seed, path)
+        keep(folder / TRAJECTORY, made_from(), {})
 
 
 def _decoded(model: Generative, x: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any
 from gensys import durable
 from gensys.errors import GensysError
 
-__all__ = ["MAP", "NEIGHBOURS", "complete", "keep", "kept", "origin"]
+__all__ = ["MAP", "NEIGHBOURS", "TRAJECTORY", "complete", "keep", "kept", "origin"]
 
-MAP, NEIGHBOURS = "map.json", "neighbours.json"
+MAP, NEIGHBOURS, TRAJECTORY = "map.json", "neighbours.json", "trajectory.json"
 
 
 def origin(folder: Path) -> dict[str, str] | None:

@@ -17,6 +17,7 @@ from typing import Any
 from gensys import durable
 from gensys.report.figures import picture
 from gensys.report.plots import scatter
+from gensys.report.reading import number as _finite
 from gensys.run import recipes
 
 __all__ = ["Row", "rows_of", "table", "write_comparison"]
@@ -44,10 +45,11 @@ def metric(name: str, over_floor: bool = False) -> Callable[[Mapping[str, Any]],
     """A metric of a cell, by the beginning of its name; over what real data have."""
 
     def of(cell: Mapping[str, Any]) -> float | None:
-        found = next((m for key, m in cell["metrics"].items() if key.startswith(name)), None)
-        if found is None or not over_floor:
-            return None if found is None else found["value"]
-        return found["value"] / found["floor"] if found["floor"] else None
+        found = next((m for key, m in cell["metrics"].items() if key.startswith(name)), {})
+        value, floor = (_finite(found.get(key)) for key in ("value", "floor"))
+        if value is None or not over_floor:
+            return value
+        return value / floor if floor else None
 
     return of
 

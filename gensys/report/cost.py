@@ -43,8 +43,8 @@ def costs(found: Contents) -> list[Cost]:
             rows += [cost for cost in (_training(training, name),) if cost is not None]
             rows += _spent(training)
     scored = None if found.evaluation is None else number(found.evaluation.get("seconds"))
-    if scored is not None and found.samples is not None:
-        rows.append(Cost("score the samples", duration(scored), compact(found.samples.total), "–", "–"))
+    if scored is not None and found.drawn is not None:
+        rows.append(Cost("score the samples", duration(scored), compact(found.drawn.total), "–", "–"))
     return rows
 
 
@@ -61,13 +61,13 @@ def _training(training: Training, name: str) -> Cost | None:
 
 def _spent(training: Training) -> list[Cost]:
     """What verbs took that used this run, those that had as many workers together."""
-    sums: dict[tuple[str, int], tuple[float, float]] = {}
+    sums: dict[tuple[str, int], tuple[int, float]] = {}
     for line in training.spent:
         workers, rows, seconds = (number(line.get(name)) for name in ("workers", "rows", "seconds"))
         if workers is not None and rows is not None and seconds is not None:
             key = str(line.get("verb")), int(workers)
-            before = sums.get(key, (0.0, 0.0))
-            sums[key] = before[0] + rows, before[1] + seconds
+            before = sums.get(key, (0, 0.0))
+            sums[key] = before[0] + int(rows), before[1] + seconds
     return [
         Cost(
             f"{verb}, {workers} workers" if workers > 1 else verb,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from gensys.report.figures import Picture, frames, picture, sheet, spread
 from gensys.report.latent_map import Map, drawn, read_map
 from gensys.report.neighbours import read_neighbours
 from gensys.report.plots import curves, interval
-from gensys.report.reading import Contents, Gap, Samples, Training, number, read
+from gensys.report.reading import Contents, Gap, Samples, Training, left_out, number, read
 from gensys.report.recipe import Places, commands, timed_budget, train
 from gensys.report.scores import compact, duration, facts, figures, scores
 from gensys.report.table_columns import table_columns
@@ -84,6 +85,8 @@ def _page(found: Contents, refresh: int) -> str:
         scores=[(row, None if row.plot is None else markup(interval(*row.plot))) for row in rows],
         protocol=[] if found.evaluation is None else list(facts(_shown(found.evaluation.get("protocol"), places))),
         scoring=None if found.evaluation is None else number(found.evaluation.get("seconds")),
+        doubts=found.doubts,
+        left_out=left_out(found.evaluation),
         columns=columns,
         things="rows" if columns else "images",
         map=_map(found),
@@ -198,7 +201,8 @@ def _animation(found: Contents) -> _Animation | None:
     moving, stills = picture(path), frames(path, _STILLS)
     if moving is None or not stills:
         run = f"runs/{path.parent.resolve().name}"
-        _damaged(found, "the animation of sampling", path, f"rm {run}/{path.name} && gensys report {run}")
+        remedy = f"rm {shlex.quote(f'{run}/{path.name}')} && gensys report {shlex.quote(run)}"
+        _damaged(found, "the animation of sampling", path, remedy)
         return None
     return _Animation(moving, stills[-1], stills if len(stills) > 1 else [])
 
@@ -213,7 +217,7 @@ def _reconstructions(found: Contents) -> tuple[Picture, str] | None:
             found,
             "held-out reconstructions",
             found.reconstructions,
-            f"gensys evaluate runs/{found.run.path.resolve().name}",
+            f"gensys evaluate {shlex.quote(f'runs/{found.run.path.resolve().name}')}",
         )
     codec = found.run if found.run.is_codec else found.codec
     if codec is None or not codec.previews:

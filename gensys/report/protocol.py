@@ -23,6 +23,7 @@ _MEASURING = ("reference", "floor", "classifier", "features", "prompt", "data fi
 _OTHER = {"data fingerprint": "another data set", "features": "other features"}
 # other draws from the same model, what names the model itself, and what is said by another key
 _NOT_A_DIFFERENCE = ("samples", "sample ids", "sample seed", "weights", "codec", "data", "moments")
+_OF_CLASSES = ("ms_ssim_within", "diversity")  # of pairs of one class, or of any where labels are not heard
 _MANY = 4  # knobs of sampling that are named; of more, as between two families, the table of knobs tells
 _SIZE = re.compile(r"_\d+$")  # of fd_lenet_1000: how many rows a figure is of
 
@@ -88,6 +89,8 @@ def _line(name: str, found: Sequence[_Found | None], protocols: Sequence[Mapping
         if mine[1].get("n") != theirs[1].get("n"):  # so many real rows are taken as there are samples
             rest = [what for what in measuring if what not in ("another reference", "another floor")]
             measuring = [f"{compact(theirs[1].get('n'))} rows", *rest]
+        if name.startswith(_OF_CLASSES) and mine[1].get("about") != theirs[1].get("about"):
+            measuring = [*measuring, "within other classes"]
         others[k] = (measuring, drawing)
     ranked = not any(measuring for measuring, _ in others.values())
     words = _best([None if one is None else one[1] for one in found]) if ranked else [""] * len(found)
@@ -108,7 +111,7 @@ def _differences(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) 
     names = dict.fromkeys([*mine, *theirs])
     drawing = [n for n in names if n not in (*_MEASURING, *_NOT_A_DIFFERENCE) and mine.get(n) != theirs.get(n)]
     if name.startswith(("reconstruction", "bits")):  # of real images: no sample is drawn and no classifier asked
-        plain = name.startswith("bits") or name.endswith(("mse", "psnr"))
+        plain = name.startswith("bits") or name.endswith(("mse", "psnr", "ssim"))
         depends = ("data fingerprint",) if plain else ("data fingerprint", "features")
         return [_OTHER.get(key, f"another {key}") for key in measuring if key in depends], []
     if name.startswith("memorisation"):  # in pixels, against all training images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from gensys import durable
 from gensys.errors import GensysError
+from gensys.report.weights import checkpoint_of, otherwise_scored
 from gensys.run_folder import COSTS, RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Contents", "Gap", "Samples", "Training", "number", "quietly", "read", "training"]
+__all__ = ["Contents", "Drawn", "Gap", "Samples", "Training", "left_out", "number", "quietly", "read", "training"]
 
 _SAMPLES = 100
 _PIXELS = 4_000_000  # of the sample grid: a page of large images must still open on a phone
@@ -36,14 +38,20 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The first samples of a store. x: uint8 (N, C, H, W), C = 1 or 3. labels: N, -1 = none. about: attributes."""
+class Drawn:
+    """What samples.zarr says of itself, whatever it holds. total: rows. about: attributes."""
+
+    total: int
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Samples(Drawn):
+    """The first samples of a store of pictures. x: uint8 (N, C, H, W), C = 1 or 3. labels: N, -1 = none."""
 
     x: npt.NDArray[np.uint8]
     labels: list[int]
     classes: list[str]
-    total: int
-    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,17 @@ class Training:
 
 @dataclass
 class Contents:
-    """Everything that was found, and the gaps. latents: what their store says of the codec that made them."""
+    """Everything that was found, and the gaps. latents: what their store says of the codec that made them. drawn: what
+    is in samples.zarr, samples: the same if it holds pictures. checkpoint: whose weights these are of, "" = the newest.
+    doubts: sentences on what does not belong together."""
 
     run: Training
     codec: Training | None = None
     latents: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Drawn | None = None
     samples: Samples | None = None
+    checkpoint: str = ""
+    doubts: list[str] = field(default_factory=list)
     trajectory: Path | None = None
     reconstructions: Path | None = None
     evaluation: Mapping[str, Any] | None = None
@@ -105,11 +118,17 @@ def number(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def left_out(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Why a metric or a floor is missing, in the words of the evaluation."""
+    lines = None if evaluation is None else evaluation.get("left_out")
+    return [str(line) for line in lines] if isinstance(lines, list) else []
+
+
 def read(folder: Path) -> Contents:
     """Read a run folder. Raises RunError if it is no run."""
     document = RunFolder(folder).document()
     found = Contents(training(folder))
-    run = f"runs/{folder.resolve().name}"
+    run = shlex.quote(f"runs/{folder.resolve().name}")
     if not found.run.is_codec:
         found.latents = _latents(folder, document)
         found.codec = _codec(folder, found.latents)
@@ -118,9 +137,10 @@ def read(folder: Path) -> Contents:
     found.reconstructions = _file(folder / "reconstructions.png")
     if not found.run.log:
         found.gaps.append(Gap("loss curves", "metrics.jsonl holds no line", ""))
-    if not found.run.previews:
+    if not found.run.previews and not (found.codec is None and _of_vectors(document)):  # of which none are made
         found.gaps.append(Gap("pictures of the progress", "samples/ holds no picture", ""))
     _read_evaluation(found, folder, run)
+    _compare_weights(found, folder, run)
     if (folder / "stages.json").exists():  # a demo writes it: nothing else has it, and nobody misses it
         stages = _json(found, folder / "stages.json", "the time of every stage, which a demo measures", "gensys demo")
     else:
@@ -131,6 +151,13 @@ def read(folder: Path) -> Contents:
     if environment is not None and not found.environment:
         found.gaps.append(Gap("the environment", "env.json says nothing; it is written when a run is started", ""))
     return found
+
+
+def _of_vectors(document: Mapping[str, Any]) -> bool:
+    """Whether a run models rows of a table, or other vectors."""
+    data = document.get("data")
+    shape = data.get("shape") if isinstance(data, dict) else None
+    return isinstance(shape, list) and len(shape) == 1
 
 
 def _load(path: Path) -> Any:
@@ -214,6 +241,9 @@ def _read_samples(found: Contents, folder: Path, run: str) -> None:
         store = Store.open(path)
         attributes = store.attributes
         shape = store.config.arrays["x"].shape if "x" in store.config.arrays else ()
+        found.drawn = Drawn(len(store), attributes)
+        if len(shape) == 1:  # vectors: their columns are shown, once they are scored
+            return
         if len(shape) != 3 or shape[0] not in (1, 3) or store.config.arrays["x"].dtype != "uint8":
             found.gaps.append(Gap("samples", f"samples.zarr holds rows {list(shape)}, which are no pictures", remedy))
             return
@@ -221,7 +251,7 @@ def _read_samples(found: Contents, folder: Path, run: str) -> None:
         rows = range(min(_SAMPLES, columns, len(store)))
         labels = store.read("label", rows).tolist() if "label" in store.config.arrays else [-1] * len(rows)
         classes = [str(name) for name in attributes.get("classes") or []]
-        found.samples = Samples(store.read("x", rows), labels, classes, len(store), attributes)
+        found.samples = Samples(len(store), attributes, store.read("x", rows), labels, classes)
     except (GensysError, OSError, IndexError) as error:
         found.gaps.append(Gap("samples", f"samples.zarr cannot be read: {error}", remedy))
 
@@ -235,6 +265,22 @@ def _read_evaluation(found: Contents, folder: Path, run: str) -> None:
         found.evaluation = evaluation
     else:
         found.gaps.append(Gap("metrics", "evaluation.json holds no metrics", remedy))
+
+
+def _compare_weights(found: Contents, folder: Path, run: str) -> None:
+    """Whether samples, weights and metrics belong together."""
+    if found.drawn is None:
+        return
+    about = found.drawn.about
+    if about.get("weights"):
+        found.checkpoint, doubt = checkpoint_of(folder, str(about["weights"]))
+        found.doubts += [doubt] if doubt else []
+    protocol = None if found.evaluation is None else found.evaluation.get("protocol")
+    if other := otherwise_scored(about, found.drawn.total, protocol):
+        found.doubts.append(
+            f"The metrics are of other samples than those in samples.zarr ({', '.join(other)}): "
+            f"`gensys evaluate {run}` scores these."
+        )
 
 
 def _file(path: Path) -> Path | None:

@@ -22,7 +22,7 @@ class Places:
     def __init__(self, found: Contents) -> None:
         name = found.run.path.resolve().name
         known = {str(found.run.path.resolve()): f"runs/{name}"}
-        if found.samples is not None and isinstance(recorded := found.samples.about.get("run"), str):
+        if found.drawn is not None and isinstance(recorded := found.drawn.about.get("run"), str):
             known[recorded] = f"runs/{name}"
         if found.codec is not None:
             known.setdefault(str(found.codec.path.resolve()), f"runs/{found.codec.path.resolve().name}")
@@ -67,7 +67,7 @@ def commands(found: Contents, places: Places) -> list[tuple[str, str]]:
             ("encode the data", _line(["gensys encode", shlex.quote(codec), *options, f"--out {shlex.quote(latents)}"]))
         )
     steps.append(("train the model" if found.codec is not None else "train", train(found.run, run, places)))
-    if found.samples is not None:
+    if found.drawn is not None:
         steps.append(("draw the samples", _sample(found, run)))
     if found.evaluation is not None:
         steps.append(("score them", f"gensys evaluate {shlex.quote(run)}"))
@@ -79,19 +79,26 @@ def train(training: Training, folder: str, places: Places) -> str:
     """The command line that trains, or goes on with, a run."""
     recipe = places(training.document.get("recipe", "RECIPE"))
     knobs = [shlex.quote(f"{name}={_typed(places, value)}") for name, value in _knobs(training).items()]
-    return _line([f"gensys train {shlex.quote(recipe)}", *knobs, f"--run {shlex.quote(folder)}"])
+    parts, damaged = number(training.document.get("parts")), number(training.document.get("damaged"))
+    options = [f"--exact {parts:.0f}"] if parts else []
+    options += [] if damaged is None else [f"--allow-damaged {damaged:g}"]
+    return _line([f"gensys train {shlex.quote(recipe)}", *knobs, *options, f"--run {shlex.quote(folder)}"])
 
 
 def _sample(found: Contents, run: str) -> str:
-    assert found.samples is not None
-    about: Mapping[str, Any] = found.samples.about
+    assert found.drawn is not None
+    about: Mapping[str, Any] = found.drawn.about
     first = int(number(about.get("first")) or 0)
     words = ["gensys sample", shlex.quote(run)]
     trained, used = _knobs(found.run), about.get("knobs")
     if isinstance(used, dict):
         words += [shlex.quote(f"{name}={value}") for name, value in used.items() if trained.get(name) != value]
-    words += [f"--seeds {first}:{first + found.samples.total}", f"--seed {shlex.quote(str(about.get('seed', 0)))}"]
+    words += [f"--seeds {first}:{first + found.drawn.total}", f"--seed {shlex.quote(str(about.get('seed', 0)))}"]
     words += [f"--label {shlex.quote(str(about['label']))}"] if about.get("label") is not None else []
+    if isinstance(images := about.get("data"), list) and images:
+        words.append(f"--data {shlex.quote(str(images[0]))}")
+    words += ["--table FILE"] if about.get("table") is not None else []
+    words += [f"--checkpoint {found.checkpoint}"] if found.checkpoint else []
     return _line(words)
 
 

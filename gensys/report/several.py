@@ -13,7 +13,7 @@ from gensys.report.figures import Picture, sheet
 from gensys.report.page import publish
 from gensys.report.plots import curves
 from gensys.report.protocol import differing, versus
-from gensys.report.reading import Contents, Training, number, read
+from gensys.report.reading import Contents, Training, left_out, number, read
 from gensys.report.recipe import Places
 from gensys.report.scores import compact, duration
 from gensys.report.templates import markup, rendered
@@ -45,6 +45,8 @@ def _page(runs: Sequence[Contents]) -> str:
             for name, f in zip(names, runs, strict=True)
         ],
         lines=lines,
+        doubts=[(n, doubt) for n, f in zip(names, runs, strict=True) for doubt in f.doubts],
+        left_out=[(n, told) for n, f in zip(names, runs, strict=True) if (told := left_out(f.evaluation))],
         unranked=[line.name for line in lines if not line.ranked],
         protocol=differing([_protocol(found) for found in runs]),
         knobs=common,

@@ -147,7 +147,9 @@ def test_a_classifier_needs_classes(tmp_path):
         real.judge_of(SimpleNamespace(classes=(), name="nothing"), tmp_path)
 
 
-def test_other_real_data_and_some_metrics_may_be_asked_for(codec, judged, tmp_path):
+def test_other_real_data_and_some_metrics_may_be_asked_for(codec, judged, tmp_path, monkeypatch):
+    hearing = type(RunFolder(codec).spec().model())  # the samples are said to be of a codec, which hears no label
+    monkeypatch.setattr(hearing, "conditions", frozenset({"label"}))
     draw = np.random.default_rng(5)
     for k in range(40):
         (tmp_path / "others" / "cat").mkdir(parents=True, exist_ok=True)
@@ -160,6 +162,9 @@ def test_other_real_data_and_some_metrics_may_be_asked_for(codec, judged, tmp_pa
     assert other["protocol"]["data fingerprint"] != own["protocol"]["data fingerprint"]
     again = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd", "labels")))
     assert again["metrics"] == own["metrics"]
+    monkeypatch.setattr(hearing, "conditions", frozenset())
+    deaf = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd", "labels")))
+    assert (set(deaf["metrics"]), len(deaf["left_out"])) == ({"fd_lenet_20"}, 1)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,14 @@ def test_the_table_has_means_and_spreads_and_the_best_is_first():
     assert others == ["gone", *[""] * (len(titles) - 2)]
 
 
+@pytest.mark.parametrize("bad", ["inf", "nan", None])
+def test_a_figure_that_is_no_number_is_none_of_the_mean(bad):
+    plan = {"contenders": ["a"], "data": "mnist", "seconds": 60.0, "seeds": 2, "samples": 100}
+    (row,) = rows_of({"plan": plan, "cells": [cell("a", 0, bad), cell("a", 1, 6.0)]})
+    titles, line = table([row])
+    assert dict(zip(titles, line, strict=True))["fd / real data's"] == "3"
+
+
 def test_a_scatter_has_a_dot_for_every_point_where_its_value_is():
     drawn = ElementTree.fromstring(scatter([(1.0, 10.0, "a<b"), (100.0, 1.0, "c")], "x & y", "up", logarithmic=True))
     dots = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in drawn.iter("circle")]

@@ -187,3 +187,15 @@ def test_moments_are_those_of_all_rows(root, tmp_path, judged):
     assert [part.n for part in parts] == [64, 64, 64, 8]
     np.testing.assert_allclose(total.mean, whole.mean(0), rtol=1e-13)
     np.testing.assert_allclose(total.covariance(), np.cov(whole.T), rtol=1e-9, atol=1e-13)
+
+
+def test_a_model_that_hears_no_label_is_asked_for_none(root, tmp_path, judged, monkeypatch):
+    flow = RunFolder(root / "flow")
+    monkeypatch.setattr(type(flow.model()), "conditions", frozenset({"guidance", "seed"}))
+    store = draw(root, tmp_path / "deaf.zarr", range(70))
+    assert set(rows(store)["label"].tolist()) == {-1}
+    with pytest.raises(ConfigError, match="no labels"):
+        draw(root, tmp_path / "three.zarr", range(70), label=2)
+    found = evaluate(tmp_path / "deaf.zarr", screen=SCREEN)
+    assert "label_agreement" not in found["metrics"]
+    assert "no label agreement: the samples were drawn without labels" in found["left_out"]
