@@ -11,7 +11,7 @@ from gensys.pipelines.real import Real, protocol_of
 from torch import Tensor
 
 from gensys.columns import Column
-from gensys.data.arrays import Arrays
+from gensys.data.arrays import columns_of
 from gensys.data.source import Source
 from gensys.data.store import Store
 from gensys.errors import ConfigError, RunError
@@ -55,7 +55,7 @@ def evaluate_table(
     labelled = bool(source.classes) and _LABEL in model.conditions
     if source.classes and not labelled:
         left_out.append(f"no column {_LABEL!r}: this model knows no labels")
-    columns = _columns(source, labelled)
+    columns = [*columns_of(source), *([Column(_LABEL, source.classes)] if labelled else [])]
     samples = torch.from_numpy(store.read("x", ids))
     if labelled:
         samples = _beside(samples, torch.from_numpy(store.read(_LABEL, ids)))
@@ -106,13 +106,6 @@ def evaluate_table(
     protocol |= {"train": f"{len(train)} rows", "held out": f"{len(test)} rows", "predicted": name or "nothing"}
     described = marginals.described(samples.double().numpy(), reference.double().numpy(), columns)
     return metrics, protocol, left_out, {"columns": described}
-
-
-def _columns(source: Source, labelled: bool) -> list[Column]:
-    """The source's, or for vectors without names x0, x1, ...; then the label, if it is one of them."""
-    named = source.columns if isinstance(source, Arrays) else ()
-    found = list(named) or [Column(f"x{k}") for k in range(source.shape[0])]
-    return [*found, Column(_LABEL, source.classes)] if labelled else found
 
 
 def _varying(x: Tensor, columns: list[Column]) -> list[int]:

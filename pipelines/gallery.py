@@ -1,12 +1,14 @@
 """What a report shows of a run's samples beside its data: the nearest training images, and a map of both.
 
 Either is made once and kept in the run's folder with what it was made from, see gensys/report/cached.py. Both are made
-of the samples in samples.zarr if these are finished pictures; a run without has neither.
+of the samples in samples.zarr if these are finished pictures, the map also of rows of numbers; a run without has
+neither.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,14 @@ from torch import Tensor
 
 from gensys.core import Codec, Posterior
 from gensys.data import order
+from gensys.data.arrays import columns_of
 from gensys.data.quarantine import readable
+from gensys.data.source import Source
 from gensys.data.store import Store
 from gensys.evaluate.classifier import features
 from gensys.evaluate.memorisation import nearest
+from gensys.evaluate.tabular.rows import features as one_hot
+from gensys.noise import Noise
 from gensys.pictures import grid, save_png, to_uint8
 from gensys.progress import Screen
 from gensys.report import latent_map, neighbours
@@ -67,10 +73,10 @@ def add_neighbours(folder: Path, screen: Screen) -> None:
 
 
 def add_map(folder: Path, screen: Screen) -> None:
-    """Place samples and real images in the plane of the real ones' principal components, if it was not done yet.
+    """Place samples and real data in the plane of the real ones' principal components, if it was not done yet.
 
-    By the latents of the run's codec, each channel over its standard deviation; of a model of pixels, or of codes, by
-    the features of the classifier that scores it; without classes there is no map.
+    Images by the latents of the run's codec, each channel over its standard deviation; of a model of pixels, or of
+    codes, by the features of the classifier that scores it; without classes there is no map. Rows by their columns.
     """
     made_from = _to_make(folder, MAP)
     if made_from is None:
@@ -78,6 +84,9 @@ def add_map(folder: Path, screen: Screen) -> None:
     source, codec = real_source(RunFolder(folder))
     rows = torch.cat(readable(source))
     rows = rows[order.rows(_ORDER_SEED, 0, min(_POINTS, len(rows)), len(rows))]
+    if len(source.shape) == 1:
+        keep(folder / MAP, made_from, _of_rows(folder, source, rows))
+        return
     real, known = images(source, rows)
     x, labels = _samples(folder, _POINTS)
     points, of = None if codec is None else _latents(codec, real, x), "latents"
@@ -87,19 +96,38 @@ def add_map(folder: Path, screen: Screen) -> None:
     if points is None:
         classifier = judge_of(source, folder / "judge").classifier
         points, of = (features(classifier, real), features(classifier, x.clamp(-1, 1))), "features of a classifier"
-    document = latent_map.document_of(*points, (known, labels), source.classes, of)
+    document = latent_map.document_of("images", *points, (known, labels), source.classes, of)
     keep(folder / MAP, made_from, document)
 
 
+def _of_rows(folder: Path, source: Source, rows: Tensor) -> dict[str, Any]:
+    """The map of rows of numbers: two of them as they are, more by their columns, each over its standard deviation;
+    categories count as many columns as they have values."""
+    store = Store.open(folder / "samples.zarr")
+    first = np.arange(min(_POINTS, len(store)))
+    batch, drawn = source.batch(rows, Noise(0, rows)), torch.from_numpy(store.read("x", first))
+    labels = batch.cond.get("label", torch.full_like(rows, -1)), torch.from_numpy(store.read("label", first))
+    columns = columns_of(source)
+    if len(columns) == 2 and not any(column.categories for column in columns):
+        of = " and ".join(f"{column.name}, {way}" for column, way in zip(columns, ("across", "up"), strict=True))
+        return latent_map.document_of("rows", batch.x, drawn, labels, source.classes, of)
+    real, made = (torch.from_numpy(one_hot(x.double().numpy(), columns)) for x in (batch.x, drawn))
+    std = real.std(0)
+    scale = torch.where(std > 0, std, torch.inf)  # a column that never changes moves nothing
+    return latent_map.document_of("rows", real / scale, made / scale, labels, source.classes, "columns")
+
+
 def _to_make(folder: Path, name: str) -> dict[str, str] | None:
-    """What the file is to be made from; None if it is there, or if there are no finished pictures."""
+    """What the file is to be made from; None if it is there, or if there is nothing that it could show."""
     made_from = origin(folder)
     if made_from is None or kept(folder / name, made_from) is not None:
         return None
     spec = Store.open(folder / "samples.zarr").config.arrays.get("x")
-    if spec is None or spec.dtype != "uint8" or len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+    if spec is None:
         return None
-    return made_from
+    pictures = spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[0] in (1, 3)
+    points = name == MAP and len(spec.shape) == 1 and spec.shape[0] > 1
+    return made_from if pictures or points else None
 
 
 def _samples(folder: Path, count: int) -> tuple[Tensor, Tensor]:

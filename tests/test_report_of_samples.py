@@ -100,7 +100,7 @@ def test_points_that_never_vary_have_a_plane():
 def mapped(folder, n=40, classes=("ant", "bee", "cat")):
     real, samples = gauss(n, 3, [3.0, 2.0, 1.0]), gauss(n, 4, [3.0, 2.0, 1.0])
     labels = torch.arange(n) % len(classes)
-    keep(folder / MAP, origin(folder), document_of(real, samples, (labels, labels), classes, "latents"))
+    keep(folder / MAP, origin(folder), document_of("images", real, samples, (labels, labels), classes, "latents"))
     return real
 
 

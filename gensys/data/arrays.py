@@ -17,11 +17,11 @@ from torch import Tensor
 
 from gensys.columns import MOST_CATEGORIES, Column
 from gensys.core import Batch
-from gensys.data.source import check_rows, class_digests, digests_of, fingerprint_of, labels_of, scaled
+from gensys.data.source import Source, check_rows, class_digests, digests_of, fingerprint_of, labels_of, scaled
 from gensys.errors import DataError
 from gensys.noise import Noise
 
-__all__ = ["Arrays", "categorised", "open_array"]
+__all__ = ["Arrays", "categorised", "columns_of", "open_array"]
 
 _X = ("x", "images", "data")
 _LABELS = ("y", "label", "labels")
@@ -148,6 +148,12 @@ class Arrays:
     def origin(self, rows: Tensor) -> Tensor:
         """The rows themselves."""
         return rows
+
+
+def columns_of(source: Source) -> tuple[Column, ...]:
+    """What the elements of vectors are; x0, x1, ... where they have no names."""
+    named = source.columns if isinstance(source, Arrays) else ()
+    return named or tuple(Column(f"x{k}") for k in range(source.shape[0]))
 
 
 def categorised(source: Arrays, chosen: Sequence[str]) -> Arrays:

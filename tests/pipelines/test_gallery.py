@@ -13,6 +13,7 @@ from gensys.pipelines.evaluate import evaluate
 from gensys.pipelines.gallery import add_map, add_neighbours
 from gensys.pipelines.sample import sample
 from gensys.pipelines.tradeoff import add_tradeoff
+from gensys.pipelines.train import train
 from small_runs import SCREEN, flow_on_latents
 
 from gensys.data.sources import open_source, split
@@ -23,8 +24,9 @@ from gensys.noise import Noise
 from gensys.pictures import to_uint8
 from gensys.progress import Screen
 from gensys.report import complete
-from gensys.report.latent_map import principal, read_map
+from gensys.report.latent_map import drawn, principal, read_map
 from gensys.report.neighbours import read_neighbours
+from gensys.run import resolve
 from gensys.run_folder import RunFolder
 
 
@@ -96,8 +98,8 @@ def test_the_map_of_a_latent_model_is_of_its_codec(root, flow):
     assert (found.of, found.classes) == ("latents", ("ant", "bee", "cat"))
     assert len(found.real) == len(found.samples) == 120
     # the samples are the real images, in another order: so are the points
-    for real, drawn in zip(sorted(found.real), sorted(found.samples), strict=True):
-        assert real == pytest.approx(drawn, rel=1e-2, abs=1e-3)
+    for real, made in zip(sorted(found.real), sorted(found.samples), strict=True):
+        assert real == pytest.approx(made, rel=1e-2, abs=1e-3)
     codec = RunFolder(root / "codec").model()
     with torch.no_grad():
         z = codec.encode(x).mode
@@ -143,13 +145,54 @@ def test_both_are_made_once_and_again_of_other_samples(root, flow, monkeypatch):
     assert complete(flow)
 
 
+def of_rows(tmp_path, text, x, label=None):
+    """A run of a table, and samples of it."""
+    (tmp_path / "t.csv").write_text(text)
+    folder = RunFolder(tmp_path / "run")
+    spec = resolve("nsf", {"data": str(tmp_path / "t.csv"), "budget": "8", "batch": "8"})
+    train(folder, spec, workers=0, fresh=False, screen=SCREEN)
+    arrays = {"x": ArraySpec(x.shape[1:], "float32"), "label": ArraySpec((), "int64")}
+    store = Store.create(folder.path / "samples.zarr", arrays, rows=len(x), shard=len(x), chunk=len(x), attributes={})
+    store.commit(0, {"x": x, "label": np.full(len(x), -1) if label is None else label})
+    store.seal({})
+    add_neighbours(folder.path, SCREEN)
+    add_map(folder.path, SCREEN)
+    return read_map(folder.path)
+
+
+def test_points_of_a_plane_stay_where_they_are(tmp_path):
+    rows = np.random.default_rng(0).normal(3.0, 1.0, (40, 2)).astype(np.float32)
+    text = "a,b,label\n" + "".join(f"{a},{b},{'xy'[k % 2]}\n" for k, (a, b) in enumerate(rows))
+    found = of_rows(tmp_path, text, np.array([[1, 2], [5, -3]], np.float32), np.array([0, 1]))
+    assert found.samples == ((1.0, 2.0, 0), (5.0, -3.0, 1))
+    assert sorted(found.real) == [
+        (pytest.approx(a, rel=1e-3), pytest.approx(b, rel=1e-3), k)
+        for a, b, k in sorted((float(a), float(b), k % 2) for k, (a, b) in enumerate(rows))
+    ]
+    assert (found.kind, found.explained) == ("rows", None)
+    assert found.where == "The axes are a, across and b, up."
+    assert "real rows, faint" in drawn(found)
+
+
+def test_the_map_of_a_table_is_of_its_columns(tmp_path):
+    """One that never changes moves nothing, and none outweighs the others by its unit."""
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32) * [1, 1e4, 0, 1] + [0, 0, 7.5, 0]
+    x[:, 3] = x[:, 0]
+    text = "a,b,c,d\n" + "".join(",".join(map(str, row)) + "\n" for row in x)
+    found = of_rows(tmp_path, text, x.astype(np.float32))
+    assert found.explained == pytest.approx((2 / 3, 1 / 3), abs=0.05)
+    assert (found.of, found.classes) == ("columns", ())
+    assert sorted(found.samples) == sorted(found.real)
+    assert "coloured" not in drawn(found)
+
+
 def test_a_run_without_pictures_has_neither(root, flow, tmp_path):
     (tmp_path / "run.json").write_text((flow / "run.json").read_text())
     add_neighbours(tmp_path, SCREEN)
     store = Store.create(
-        tmp_path / "samples.zarr", {"x": ArraySpec((3,), "float32")}, rows=2, shard=2, chunk=2, attributes={}
+        tmp_path / "samples.zarr", {"x": ArraySpec((1,), "float32")}, rows=2, shard=2, chunk=2, attributes={}
     )
-    store.commit(0, {"x": np.zeros((2, 3), np.float32)})
+    store.commit(0, {"x": np.zeros((2, 1), np.float32)})
     store.seal({})
     add_map(tmp_path, SCREEN)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "samples.zarr"]
