@@ -150,10 +150,16 @@ def _failures(rows: Iterable[Row]) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    """What stands under the columns; runs that failed are told where the spread over the others is."""
+    """What stands under the columns; runs that failed are told where the spread over the others is, and how many seeds
+    have a finite value where not all have."""
     failed = f"{len(row.failures)} of {len(row.failures) + len(row.runs)} failed" if row.failures else ""
-    cells = [(title, words(row.values(of))) for title, of, words in COLUMNS]
-    return [", ".join(filter(None, (text, failed))) if title == STABILITY else text for title, text in cells]
+    cells = []
+    for title, of, words in COLUMNS:
+        values = row.values(of)
+        some = f"{len(values)} of {len(row.cells)} seeds" if 0 < len(values) < len(row.cells) else ""
+        parts = (words(values), some, failed if title == STABILITY else "")
+        cells.append(", ".join(part for part in parts if part))
+    return cells
 
 
 def table(rows: Iterable[Row]) -> list[list[str]]:

@@ -133,11 +133,12 @@ def test_the_table_has_means_and_spreads_and_the_best_is_first():
 
 
 @pytest.mark.parametrize("bad", ["inf", "nan", None])
-def test_a_figure_that_is_no_number_is_none_of_the_mean(bad):
+def test_a_figure_that_is_no_number_is_none_of_the_mean_and_told(bad):
     plan = {"contenders": ["a"], "data": "mnist", "seconds": 60.0, "seeds": 2, "samples": 100}
     (row,) = rows_of({"plan": plan, "cells": [cell("a", 0, bad), cell("a", 1, 6.0)]})
     titles, line = table([row])
-    assert dict(zip(titles, line, strict=True))["fd / real data's"] == "3"
+    assert dict(zip(titles, line, strict=True))["fd / real data's"] == "3, 1 of 2 seeds"
+    assert dict(zip(titles, line, strict=True))["precision"] == "0.5"
 
 
 def test_a_scatter_has_a_dot_for_every_point_where_its_value_is():
