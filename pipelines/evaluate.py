@@ -45,12 +45,17 @@ def evaluate(
     the model is taken as well, where it has one; for a path model each costs about a hundred network calls. predict: of
     a table, see `evaluate_table`. asked: of images, see there.
 
-    Returns {"metrics", "protocol", "left_out", "seconds", "file"} and writes all but the last into that file: the run's
-    evaluation.json, or, for a store that is not the run's own samples.zarr, STEM.evaluation.json beside it. The
-    protocol says everything that the figures depend on; left_out, why a metric or a floor is missing.
+    Returns {"metrics", "protocol", "left_out", "options", "seconds", "file"} and writes all but the last into that
+    file: the run's evaluation.json, or, for a store that is not the run's own samples.zarr, STEM.evaluation.json beside
+    it. The protocol says everything that the figures depend on; left_out, why a metric or a floor is missing; options,
+    what was asked for, as words of the command line.
     """
     begun = time.perf_counter()
     asked.check()
+    options = [*asked.words(), *(["--quick"] if quick else []), *(["--bits", str(bits)] if bits else [])]
+    options += ["--predict", predict] if predict is not None else []
+    options += ["--checkpoint", checkpoint] if checkpoint != "newest" else []
+    asked_for = {"options": options}
     is_run = (target / "run.json").exists()
     inside = target / "samples.zarr"
     if is_run and not inside.exists():
@@ -69,7 +74,7 @@ def evaluate(
         metrics, protocol = evaluate_codec(model, source, target / "reconstructions.png", asked)
         protocol |= {"codec": weights}
         found, left_out = _likelihood(model, source, Real.choose(source, 0).test[:bits]) if bits else ({}, [])
-        return _written(target / "evaluation.json", metrics | found, protocol, left_out, {}, begun)
+        return _written(target / "evaluation.json", metrics | found, protocol, left_out, asked_for, begun)
     store = Store.open(inside if is_run else target)
     made_by = store.attributes
     if checkpoint != "newest":
@@ -87,8 +92,10 @@ def evaluate(
     if len(source.shape) == 1:
         asked.require_none(f"{source.name!r}, which holds no images")
         _require_same_data(folder)
-        found = evaluate_table(store, folder, source, predict=predict, bits=bits, quick=quick, screen=screen)
-        return _written(file, *found, begun)
+        metrics, protocol, left_out, described = evaluate_table(
+            store, folder, source, predict=predict, bits=bits, quick=quick, screen=screen
+        )
+        return _written(file, metrics, protocol, left_out, described | asked_for, begun)
     if predict is not None:
         raise ConfigError(f"'predict' names a column of a table, and {source.name!r} holds images: leave it out")
     _require_same_data(folder)
@@ -103,7 +110,7 @@ def evaluate(
         held_out = Real.choose(source, len(store)).test[:bits]
         found, missing = _likelihood(folder.model(spec, made_by["weights"]), source, held_out)
         metrics, left_out = metrics | found, [*left_out, *missing]
-    return _written(file, metrics, protocol, left_out, {}, begun)
+    return _written(file, metrics, protocol, left_out, asked_for, begun)
 
 
 def _require_same_data(folder: RunFolder) -> None:

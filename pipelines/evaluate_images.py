@@ -82,6 +82,13 @@ class Asked:
             if field.name not in but and getattr(self, field.name) != field.default:
                 raise ConfigError(f"--{field.name} has no effect on {by}: leave it out")
 
+    def words(self) -> list[str]:
+        """Options of the command line that say the same, but for the number of workers: nothing depends on it."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        given.pop("workers", None)
+        texts = ((name, ",".join(value) if isinstance(value, tuple) else value) for name, value in given.items())
+        return [word for name, value in texts for word in (f"--{name}", value)]
+
     def wants(self, name: str) -> bool:
         return not self.metrics or name in self.metrics
 

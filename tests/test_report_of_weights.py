@@ -83,9 +83,11 @@ def test_rows_of_a_table_are_not_missed_as_pictures_and_their_commands_are_there
     )
     made.commit(0, {"x": np.zeros((4, 2), np.float32)})
     made.seal({})
-    (folder / "evaluation.json").write_text(json.dumps({"metrics": {}, "protocol": {}, "seconds": 1.0}))
+    scored = {"metrics": {}, "protocol": {}, "seconds": 1.0, "options": ["--bits", "9", "--predict", "a b"]}
+    (folder / "evaluation.json").write_text(json.dumps(scored))
     _, page = read(folder)
     assert "draw the samples gensys sample runs/run --seeds 0:4 --seed 0" in page.words
+    assert "score them gensys evaluate runs/run --bits 9 --predict 'a b'" in page.words
     assert "score the samples 1.0 s 4" in page.words
     assert "Not here" not in page.words
 

@@ -70,7 +70,9 @@ def commands(found: Contents, places: Places) -> list[tuple[str, str]]:
     if found.drawn is not None:
         steps.append(("draw the samples", _sample(found, run)))
     if found.evaluation is not None:
-        steps.append(("score them", f"gensys evaluate {shlex.quote(run)}"))
+        options = found.evaluation.get("options")
+        words = [shlex.quote(places(word)) for word in options] if isinstance(options, list) else []
+        steps.append(("score them", _line([f"gensys evaluate {shlex.quote(run)}", *words])))
     steps.append(("write this page", f"gensys report {shlex.quote(run)}"))
     return steps
 

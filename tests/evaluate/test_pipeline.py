@@ -156,6 +156,8 @@ def test_other_real_data_and_some_metrics_may_be_asked_for(codec, judged, tmp_pa
         Image.fromarray(draw.integers(0, 40, (28, 28), np.uint8)).save(tmp_path / "others" / "cat" / f"{k}.png")
     path = samples(tmp_path / "s.zarr", codec, 20)
     own = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd", "labels")))
+    assert own["options"] == ["--metrics", "fd,labels"]
+    assert Asked(workers=2, features="efficientnet-lite0").words() == ["--features", "efficientnet-lite0"]
     assert set(own["metrics"]) == {"fd_lenet_20", "label_agreement"}
     other = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd",), reference=str(tmp_path / "others")))
     assert other["metrics"]["fd_lenet_20"]["value"] > own["metrics"]["fd_lenet_20"]["value"]
