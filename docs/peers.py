@@ -84,19 +84,15 @@ def size(model: nn.Module) -> int:
 
 
 def torchcfm_unet(task: Task) -> Done:
-    """The network of its example of conditional MNIST, narrower; drawn by its own ODE package."""
+    """The network of its example of conditional MNIST; drawn by its own ODE package."""
     from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
     from torchcfm.models.unet import UNetModel
     from torchdiffeq import odeint
 
     shape = tuple(task.x.shape[1:])
+    # its norms have 32 groups: where a resolution has 32 channels they take out again what is added for time and label
     model: Any = UNetModel(
-        dim=shape,
-        num_channels=32,  # its norms want no fewer
-        channel_mult=(1, 1, 1),
-        num_res_blocks=1,
-        num_classes=task.classes,
-        class_cond=True,
+        dim=shape, num_channels=32, channel_mult=(1, 2, 2), num_res_blocks=1, num_classes=task.classes, class_cond=True
     )
     flow = ConditionalFlowMatcher(sigma=0.0)
 
@@ -125,7 +121,7 @@ def diffusers_ddpm(task: Task) -> Done:
         block_out_channels=(16, 32, 32),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=16,
+        norm_num_groups=8,  # of two channels or more, or a norm takes out what is added for time and label
         num_class_embeds=task.classes,
     )
     noising: Any = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
