@@ -47,6 +47,12 @@ class Domain:
     standardise: bool = False
 
     @property
+    def shapes(self) -> frozenset[tuple[int, ...]]:
+        """Those of all rows: images that keep their aspect ratio have several."""
+        parts = self.source.parts if isinstance(self.source, Joined) else (self.source,)
+        return frozenset(tuple(part.shape) for part in parts)
+
+    @property
     def classes(self) -> int:
         return len(self.source.classes)
 

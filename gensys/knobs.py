@@ -309,13 +309,13 @@ class Network:
     levels: Annotated[int, needs.UNET] = 3  # resolutions of unet; all but the first attend
     fold: Annotated[int, needs.UNET] = 0  # side of the squares that unet folds into channels; 0 = by that of the data
 
-    def build(self, shape: tuple[int, ...], *, classes: int, vector: int = 0, outputs: int | None = None) -> nn.Module:
-        """The untrained network for data of `shape`. outputs: channels that it returns, if not those of the data.
+    def build(self, domain: Domain, *, outputs: int | None = None) -> nn.Module:
+        """The untrained network for these data, of all their shapes. outputs: channels, if not those of the data.
 
         Raises: ConfigError for data, and ValueError for a network, that do not fit.
         """
         return backbone(
-            shape,
+            domain.shape,
             self.net,
             width=self.width,
             depth=self.depth,
@@ -323,9 +323,10 @@ class Network:
             patch=self.patch,
             levels=self.levels,
             fold=self.fold,
-            classes=classes,
-            vector=vector,
+            classes=domain.classes,
+            vector=domain.vector,
             outputs=outputs,
+            others=domain.shapes,
         )
 
 

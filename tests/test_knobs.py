@@ -38,6 +38,11 @@ PLAIN = SimpleNamespace(conditional=False, bounds=None)  # of a domain, what a s
 LABELLED = SimpleNamespace(conditional=True, bounds=(-1.0, 1.0))
 
 
+def of(*shape, classes=0):
+    """Of a domain, what a network asks for."""
+    return SimpleNamespace(shape=shape, shapes={shape}, classes=classes, vector=0)
+
+
 class Half(nn.Module):
     def forward(self, x_t, t, cond):
         return 0.5 * x_t
@@ -97,7 +102,7 @@ def test_what_the_sampler_is_told():
     ("shape", "net", "kind"), [((5,), "dit", MLP), ((1, 16, 16), "dit", DiT), ((1, 16, 16), "unet", UNet)]
 )
 def test_the_network_suits_the_data(shape, net, kind):
-    made = Network(net=net, width=32, depth=1).build(shape, classes=2)
+    made = Network(net=net, width=32, depth=1).build(of(*shape, classes=2))
     assert isinstance(made, kind)
     x = torch.zeros(2, *shape)
     assert made(x, torch.tensor([0.1, 0.9]), {"label": torch.tensor([0, -1])}).shape == x.shape
@@ -107,21 +112,19 @@ def test_data_that_no_network_takes():
     with pytest.raises(
         ConfigError, match=r"images \(C, H, W\) or vectors \(D,\) are wanted, and the data are \(2, 3\)"
     ):
-        Network().build((2, 3), classes=0)
+        Network().build(of(2, 3))
 
 
 @pytest.mark.parametrize(("levels", "fold"), [(4, 1), (4, 0), (3, 2), (1, 5)])
 def test_a_unet_whose_levels_do_not_halve_the_data_is_refused_before_it_is_trained(levels, fold):
-    with pytest.raises(
-        ConfigError, match=f"sides are 12 x 12, over 'fold', got {levels} levels and a fold of {fold or 1}"
-    ):
-        Network(net="unet", levels=levels, fold=fold).build((1, 12, 12), classes=0)
+    with pytest.raises(ConfigError, match=f"sides are 12, over 'fold', got {levels} levels and a fold of {fold or 1}"):
+        Network(net="unet", levels=levels, fold=fold).build(of(1, 12, 12))
 
 
 @pytest.mark.parametrize("knob", ["width", "depth", "patch", "fold", "levels"])
 def test_sizes_below_the_least_are_refused(knob):
     with pytest.raises(ConfigError, match=f"'{knob}'.* must be at least|'{knob}' at least 1"):
-        replace(Network(), **{knob: -1}).build((1, 12, 12), classes=0)
+        replace(Network(), **{knob: -1}).build(of(1, 12, 12))
 
 
 @pytest.mark.parametrize(("recipe", "said"), [(lcm, "its scale is the knob 'w'"), (consistency, "the knob 'scale'")])

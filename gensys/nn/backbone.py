@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from torch import nn
@@ -19,8 +20,8 @@ _DIT, _UNET, _MLP = (96, 4), (32, 1), (128, 3)
 _TOKENS, _PLACES = 8, 16  # a side: attention costs the fourth power of it, convolutions the square
 
 
-def squares(sides: tuple[int, int], places: int, multiple: int = 1) -> int:
-    """The side of the squares of pixels that are taken together, for at least `places` of them along both `sides`.
+def squares(sides: Collection[int], places: int, multiple: int = 1) -> int:
+    """The side of the squares of pixels that are taken together, for at least `places` of them along all `sides`.
 
     The largest of 4, 2 and 1 that leaves multiples of `multiple`; 1 if none does.
     """
@@ -43,13 +44,15 @@ def backbone(
     classes: int = 0,
     vector: int = 0,
     outputs: int | None = None,
+    others: Collection[tuple[int, ...]] = (),
 ) -> nn.Module:
     """The untrained network for data of `shape`, (C, H, W) or (D,); vectors have an MLP, whatever `net` says.
 
     width: features of a token (DiT), first channels (U-Net), units (MLP). depth: blocks (DiT), blocks of a resolution
     (U-Net), layers (MLP). heads, patch: see `DiT`. levels, how many resolutions, and fold: see `UNet`. A width, depth,
     patch or fold of 0 goes by the kind of network and the sides of the data. classes: 0 = unconditional. vector: length
-    of a vector that rows are conditioned on. outputs: channels that it returns, if not those of the data.
+    of a vector that rows are conditioned on. outputs: channels that it returns, if not those of the data. others:
+    shapes that it must take as well, of images that are not all alike.
 
     Raises: ConfigError for data, and ValueError for a network, that do not fit.
     """
@@ -64,10 +67,14 @@ def backbone(
     if len(shape) != 3:
         raise ConfigError(f"images (C, H, W) or vectors (D,) are wanted, and the data are {shape}")
     channels, rows, columns = shape
+    sides = sorted({side for each in (shape, *others) for side in each[1:]})
     if net == "dit":
+        patch = patch or squares(sides, _TOKENS)
+        if any(side % patch for side in sides):
+            raise ConfigError(f"'patch' must divide all sides, which are {_listed(sides)}, got {patch}")
         return DiT(
             (channels, rows, columns),
-            patch=patch or squares((rows, columns), _TOKENS),
+            patch=patch,
             width=width or _DIT[0],
             depth=depth or _DIT[1],
             heads=heads,
@@ -76,10 +83,10 @@ def backbone(
             outputs=outputs,
         )
     halved = 2 ** (levels - 1)
-    fold = fold or squares((rows, columns), _PLACES, halved)
-    if rows % (fold * halved) or columns % (fold * halved):
+    fold = fold or squares(sides, _PLACES, halved)
+    if any(side % (fold * halved) for side in sides):
         raise ConfigError(
-            f"each of the 'levels' after the first has half the sides, and the sides are {rows} x {columns}, over "
+            f"each of the 'levels' after the first has half the sides, and the sides are {_listed(sides)}, over "
             f"'fold', got {levels} levels and a fold of {fold}: give fewer levels, a smaller fold, or net=dit"
         )
     return UNet(
@@ -93,3 +100,8 @@ def backbone(
         outputs=outputs,
         fold=fold,
     )
+
+
+def _listed(sides: Collection[int]) -> str:
+    *most, last = map(str, sides)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -53,7 +53,7 @@ def consistency(
                 sampler=sampling.sampler(denoiser.path, domain),
             )
         return consistency_model(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             curriculum=Curriculum(_steps(doubling, training), first, last),
             sigma_data=sigma_data or domain.deviation,

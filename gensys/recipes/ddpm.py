@@ -53,7 +53,7 @@ def ddpm(
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
         return system.ddpm(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             path=path,
             target=TARGETS[target],

@@ -32,7 +32,7 @@ def edm(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             path=path,
             sigma_data=sigma_data or domain.deviation,

@@ -28,7 +28,7 @@ def flow_matching(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             law=times.build(),
             dropout=dropout,

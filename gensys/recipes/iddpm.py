@@ -46,7 +46,7 @@ def iddpm(
         if sampler.solver is ancestral:
             sampler = replace(sampler, solver=partial(ancestral, variance=variance))
         return system.iddpm(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector, outputs=2 * domain.shape[0]),
+            network.build(domain, outputs=2 * domain.shape[0]),
             domain.shape,
             path=path,
             target=TARGETS[target],

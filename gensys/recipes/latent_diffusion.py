@@ -34,7 +34,7 @@ def latent_diffusion(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             target=TARGETS[target],
             dropout=dropout,

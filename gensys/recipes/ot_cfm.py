@@ -35,7 +35,7 @@ def ot_cfm(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             law=times.build(),
             dropout=dropout,

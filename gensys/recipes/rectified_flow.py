@@ -36,7 +36,7 @@ def rectified_flow(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             law=times.build(),
             dropout=dropout,

@@ -43,7 +43,7 @@ def score_sde(
 
     def prior() -> Generative:
         return system(
-            network.build(domain.shape, classes=domain.classes, vector=domain.vector),
+            network.build(domain),
             domain.shape,
             path=path,
             target=_target(target, vanishing=sde != "ve"),

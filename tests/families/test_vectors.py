@@ -44,7 +44,7 @@ def dynamics(
     domain = open_domain(data)
 
     def build():
-        net = network.build(domain.shape, classes=domain.classes, vector=domain.vector)
+        net = network.build(domain)
         return Diffusion(
             Denoiser(net, Linear(), targets.velocity),
             domain.shape,

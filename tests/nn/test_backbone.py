@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gensys.errors import ConfigError
 from gensys.nn.backbone import backbone, squares
 from gensys.nn.dit import DiT
 from gensys.nn.mlp import MLP
@@ -42,3 +43,14 @@ def test_what_is_given_is_taken():
     assert (net.fold, net.levels) == (1, 2)
     assert net(torch.zeros(2, 1, 32, 32), torch.rand(2), {"label": torch.tensor([0, -1])}).shape == (2, 2, 32, 32)
     assert backbone((1, 32, 32), "dit", patch=8, width=8, heads=2).patch == 8
+
+
+def test_images_of_many_shapes_fit_or_are_refused():
+    """What is chosen unasked suits them all, and what is given is held against all."""
+    assert squares((32, 48, 36), 8, 4) == 1
+    assert backbone((1, 32, 32), "unet", others={(1, 32, 32), (1, 16, 48)}).fold == 1
+    assert backbone((1, 32, 32), "dit", others={(1, 16, 64)}).patch == 2
+    with pytest.raises(ConfigError, match="half the sides, and the sides are 6, 8 and 10, over 'fold'"):
+        backbone((4, 8, 8), "unet", others={(4, 8, 8), (4, 6, 10)})
+    with pytest.raises(ConfigError, match="'patch' must divide all sides, which are 8 and 9, got 2"):
+        backbone((4, 8, 8), "dit", patch=2, others=[(4, 9, 8)])

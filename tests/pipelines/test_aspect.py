@@ -92,6 +92,12 @@ def test_the_prior_trains_on_all_of_them_and_samples_any(place):
     assert Store.open(place / "wide.zarr").read("x", range(8)).shape == (8, 3, 12, 20)
 
 
+def test_a_network_that_does_not_suit_all_of_them_is_refused_at_once(place):
+    said = gensys("train", "flow_matching", f"data={place / 'z.zarr'}", "--run", place / "none", "-q", code=2)
+    assert "the sides are 6, 8 and 10, over 'fold', got 3 levels" in " ".join(said.split())
+    assert not (place / "none" / "run.json").exists()
+
+
 def test_again_it_is_left_as_it_is(place):
     before = {path: path.stat().st_mtime_ns for path in (place / "z.zarr").rglob("c.*")}
     gensys("encode", place / "codec", "--aspect", 2, "--out", place / "z.zarr", "-q")
