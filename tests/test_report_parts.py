@@ -126,7 +126,7 @@ def test_a_watched_page_is_written_until_the_run_is_finished(tmp_path):
     assert refreshes(page) == []
     assert "anew" not in Page(page.read_text()).words
     assert (
-        "1,856 images were seen so far. This page is written, and loaded, anew every 7 s."
+        "1,856 rows were seen so far. This page is written, and loaded, anew every 7 s."
         in Page(write_report(make(tmp_path / "young"), refresh=7).read_text()).words
     )
 

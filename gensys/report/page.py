@@ -129,7 +129,7 @@ def _data(found: Contents, places: Places) -> str:
 def _state(run: Training) -> str:
     """A sentence, where the training is not at its end."""
     if not run.state:
-        seen = "" if run.images is None else f" {run.images:,} images were seen so far."
+        seen = "" if run.images is None else f" {run.images:,} rows were seen so far."
         return f"No checkpoint has been saved yet.{seen}"
     step = compact(run.state.get("step"))
     return "" if run.state.get("finished", True) else f"Training is not finished: this is its state at step {step}."
@@ -279,7 +279,7 @@ def _curve(training: Training, name: str, *, large: bool) -> _Curve | None:
     if not points:
         return None
     first, last = compact(points[0][1], 3), compact(points[-1][1], 3)
-    label = f"{name}: from {first} to {last} over {points[-1][0]:,.0f} images"
+    label = f"{name}: from {first} to {last} over {points[-1][0]:,.0f} rows"
     height, width = (220, 460) if large else (96, 230)
     svg = curves([points], label, linear=name == "lr", height=height, width=width)
     return _Curve(name.replace("_", " "), markup(svg), f"{first} → {last}")

@@ -115,7 +115,7 @@ def curves(
     linear: bool = False,
     styles: Sequence[int] = (),
 ) -> str:
-    """An SVG of curves of (images seen, value), none of them empty, on common axes; logarithmic over a wide range.
+    """An SVG of curves of (rows seen, value), none of them empty, on common axes; logarithmic over a wide range.
 
     One curve has its values faint and their average strong. With `styles`, a number for each curve, the averages alone
     are drawn, as the lines s0, s1, ... of the page's style. title: what a screen reader says; it may hold anything, it

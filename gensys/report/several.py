@@ -171,7 +171,7 @@ def _curves(runs: Sequence[Contents], names: Sequence[str]) -> list[_Curve]:
             continue
         ends = [compact(series[k][-1][1], 3) for k in have]
         told = "; ".join(f"{names[k]} ends at {end}" for k, end in zip(have, ends, strict=True))
-        svg = markup(curves([series[k] for k in have], f"{title} against images seen: {told}", styles=have))
+        svg = markup(curves([series[k] for k in have], f"{title} against rows seen: {told}", styles=have))
         found.append(_Curve(title, svg, [(k, names[k], end) for k, end in zip(have, ends, strict=True)]))
     return found
 
@@ -196,7 +196,7 @@ def _costs(runs: Sequence[Contents]) -> list[tuple[str, list[str]]]:
     peaks = [found.run.peak_bytes for found in runs]
     rows = [
         ("training", [seconds(found.run.seconds) for found in runs]),
-        ("images seen", [compact(found.run.images) for found in runs]),
+        ("rows seen", [compact(found.run.images) for found in runs]),
         ("images / s", [rate(found.run) for found in runs]),
         ("peak memory", ["–" if peak is None else f"{peak / 2**20:,.0f} MiB" for peak in peaks]),
         ("training its codec", [seconds(None if found.codec is None else found.codec.seconds) for found in runs]),
