@@ -18,7 +18,7 @@ def realnvp(
     levels: int = 2,  # scales of images; each after the first has half the resolution
     steps: int = 6,  # couplings, for vectors
     temperature: float = 1.0,  # standard deviation of the noise behind samples; below 1: likelier, less diverse
-    training: Training = Training(batch=32, budget="100k", lr=1e-3),  # noqa: B008 - a frozen value
+    training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008 - a frozen value
 ) -> Run:
     """Affine couplings with checkerboard and channel masks, on several scales: exact likelihoods of images or vectors.
 
