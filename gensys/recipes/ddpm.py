@@ -40,7 +40,7 @@ def ddpm(
     training: Training = Training(batch=32, budget="100k", lr=3e-3),  # noqa: B008 - a frozen value
     sampling: Sampling = Sampling(solver="ancestral", steps=50, clip=True),  # noqa: B008 - steps=1000 is the paper's
 ) -> Run:
-    """Denoising diffusion (DDPM) on images, tables or latents: noise prediction, sampled by ancestral steps.
+    """Denoising diffusion (DDPM) on images, tables or latents, sampled by ancestral steps.
 
     Ho, Jain and Abbeel, 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239, section 4.
     """
