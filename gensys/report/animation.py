@@ -32,6 +32,15 @@ class _HasTrajectory(Protocol):
     def trajectory(self, cond: Cond, noise: Noise) -> Iterable[tuple[Any, Tensor, Sequence[Tensor]]]: ...
 
 
+@runtime_checkable
+class _Mapped(Protocol):
+    """A model in other coordinates than the data's, as of latents: x = decode(what the prior draws)."""
+
+    prior: Generative
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
 def columns_for(classes: int) -> int:
     """How many pictures make a row: every class as often as fits into about ten, and ten where that says nothing."""
     return classes * max(1, 10 // classes) if 0 < classes <= 12 else 10
@@ -47,12 +56,11 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
     """
     import torch
 
-    from gensys.families.mapped import prior_of
     from gensys.noise import Noise
     from gensys.pictures import save_animation, to_uint8
     from gensys.preview import labels_for
 
-    prior = prior_of(model)
+    prior = _prior(model)
     if not isinstance(prior, _HasTrajectory):
         raise TypeError(
             f"'model' must have a trajectory (a Diffusion, or a Latent over one), got {type(prior).__name__}"
@@ -93,7 +101,6 @@ def add_trajectory(folder: Path) -> None:
     import torch
 
     from gensys.data.store import Store
-    from gensys.families.mapped import prior_of
     from gensys.noise import Noise
     from gensys.preview import labels_for
     from gensys.run_folder import RunFolder
@@ -111,7 +118,7 @@ def add_trajectory(folder: Path) -> None:
         return
     path.unlink(missing_ok=True)  # of other weights or knobs: no animation rather than a wrong one
     model, classes = run.model(spec, digest), spec.load().source.classes
-    if not isinstance(prior_of(model), _HasTrajectory):
+    if not isinstance(_prior(model), _HasTrajectory):
         return
     one = torch.zeros(1, dtype=torch.int64)
     shape = model.sample(labels_for(one, len(classes)), Noise(seed, one)).shape
@@ -120,10 +127,12 @@ def add_trajectory(folder: Path) -> None:
         keep(folder / TRAJECTORY, made_from(), {})
 
 
-def _decoded(model: Generative, x: Tensor) -> Tensor:
-    from gensys.families.mapped import Mapped
+def _prior(model: Generative) -> Generative:
+    return model.prior if isinstance(model, _Mapped) else model
 
-    return model.decode(x) if isinstance(model, Mapped) else x
+
+def _decoded(model: Generative, x: Tensor) -> Tensor:
+    return model.decode(x) if isinstance(model, _Mapped) else x
 
 
 def _frame(images: Tensor, names: Sequence[str], done: float, text: str) -> Image.Image:

@@ -201,6 +201,7 @@ KINDS = (
     ("*/tensorboard/*", a_log),
     ("*/.lock", a_log),
     ("*/map.json", a_picture),
+    ("*/trajectory.json", a_picture),
     ("*/neighbours.json", a_picture),
     ("*.png", a_picture),
     ("*/report.html", a_picture),
