@@ -179,7 +179,9 @@ def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
 
 
 def _judge(subject: Subject, asked: Asked, screen: Screen, leave_out: Callable[[str], None]) -> Judge | None:
-    """The classifier of the data; None where there can be none, and features are another's."""
+    """The classifier of the data; None where nothing asks for it, or there can be none and features are another's."""
+    if asked.features != LENET and not asked.wants("labels"):
+        return None
     try:
         with screen.phase("train the classifier", 1, "steps"):
             return judge_of(subject.source, subject.judges)

@@ -89,6 +89,16 @@ def test_what_is_left_out_is_told(codec, judged, tmp_path):
     assert json.loads(Path(result["file"]).read_text())["left_out"] == result["left_out"]
 
 
+def test_no_classifier_is_trained_that_nothing_asks_for(codec, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_images, "judge_of", None)  # would fail
+    (tmp_path / "halves.py").write_text("def halves(x):\n    return x.flatten(1)[:, ::98]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = Asked(("fd", "memorisation"), features="halves:halves")
+    result = pipeline.evaluate(samples(tmp_path / "s.zarr", codec, 20), screen=SCREEN, asked=asked)
+    assert any(name.startswith("fd_") for name in result["metrics"])
+    assert "classifier" not in result["protocol"]
+
+
 def test_a_store_is_not_scored_into_the_file_of_another(codec, judged, tmp_path):
     reconstruction = pipeline.evaluate(codec, screen=SCREEN)
     assert Path(reconstruction["file"]) == codec / "evaluation.json"
