@@ -196,6 +196,8 @@ def _within(
         values = [diversity(rows[part], marks[part], compare, pairs=_PAIRS // _PARTS).mean for part in parts]
         half = Z * float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(_PARTS)
         low, high = max(0.0, mine.mean - half), mine.mean + half
+    else:
+        about += f"; no interval: a class has fewer than {2 * _PARTS} samples"
     return Metric(mine.mean, theirs.mean, low, high, "", "nearer", rows.shape[0], about)
 
 

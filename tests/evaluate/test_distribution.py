@@ -78,8 +78,10 @@ def test_one_image_a_class_has_no_diversity_and_real_ones_have_that_of_real_ones
     few = images(20, 2, 0.3)  # of which no tenth has two of a class
     got = evaluate_diversity(few, few.flatten(1), labels[:20], real, real.flatten(1), labels, "net")
     assert got["diversity_net"].low is None
+    assert got["diversity_net"].about.endswith("; no interval: a class has fewer than 20 samples")
     whole = evaluate_diversity(few, few.flatten(1), None, real, real.flatten(1), None, "net")
     assert whole["diversity_net"].low is not None
+    assert "no interval" not in whole["diversity_net"].about
 
 
 def test_copies_are_not_authentic():
