@@ -220,7 +220,8 @@ def _of_classes(
             leave_out("no label agreement: the samples were drawn without labels")
     if asked.wants("diversity"):
         x, known = images(reference, real.reference)
-        within = labelled and bool((known >= 0).all())
+        alike = reference.classes == subject.source.classes  # of others the numbers mean something else
+        within = labelled and alike and bool((known >= 0).all())
         marks = (labels, known) if within else (None, None)
         if within and not set(labels.unique().tolist()) & set(known.unique().tolist()):
             leave_out("no diversity: the reference has none of the classes of the samples")

@@ -169,7 +169,9 @@ def test_other_real_data_and_some_metrics_may_be_asked_for(codec, judged, tmp_pa
     assert own["options"] == ["--metrics", "fd,labels"]
     assert Asked(workers=2, features="efficientnet-lite0").words() == ["--features", "efficientnet-lite0"]
     assert set(own["metrics"]) == {"fd_lenet_20", "label_agreement"}
-    other = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd",), reference=str(tmp_path / "others")))
+    beside = Asked(("fd", "diversity"), reference=str(tmp_path / "others"))
+    other = pipeline.evaluate(path, screen=SCREEN, asked=beside)
+    assert "of any class" in other["metrics"]["diversity_lenet"]["about"]  # theirs are other classes
     assert other["metrics"]["fd_lenet_20"]["value"] > own["metrics"]["fd_lenet_20"]["value"]
     assert other["protocol"]["data fingerprint"] != own["protocol"]["data fingerprint"]
     again = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd", "labels")))
