@@ -68,6 +68,7 @@ OURS = {
     "latent_diffusion": Ours("latent_diffusion", {"guidance": "1"}, "kl_autoencoder"),
     "glow": Ours("glow", {}, bits=True),
     "vae": Ours("vae", {}, bits=True),
+    "vae_bernoulli": Ours("vae", {"observation": "bernoulli"}),  # the cross-entropy, as the peer has it
     "vq_prior": Ours("vq_prior", {"guidance": "1"}, "vq_vae"),
 }
 # Family -> (what of gensys, the peers), in the order of the page.
@@ -75,12 +76,12 @@ FAMILIES = {
     "flow matching": (("latent_dit", "flow_matching"), "torchcfm"),
     "diffusion": (("latent_diffusion", "ddpm"), "diffusers"),
     "flows": (("glow",), "normflows"),
-    "autoencoders": (("vae",), "pythae_vae"),
+    "autoencoders": (("vae", "vae_bernoulli"), "pythae_vae"),
     "codes": (("vq_prior",), "pythae_vq"),
 }
 # What is done first tells most.
-ORDER = ("latent_dit", "flow_matching", "torchcfm", "latent_diffusion", "ddpm", "diffusers", "vae", "pythae_vae")
-ORDER += ("vq_prior", "pythae_vq", "glow", "normflows")
+ORDER = ("latent_dit", "flow_matching", "torchcfm", "latent_diffusion", "ddpm", "diffusers", "vae", "vae_bernoulli")
+ORDER += ("pythae_vae", "vq_prior", "pythae_vq", "glow", "normflows")
 Row = dict[str, Any]
 
 
