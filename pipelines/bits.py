@@ -14,7 +14,7 @@ from gensys.evaluate.metrics import evaluate_bits
 from gensys.likelihood import bin_width
 from gensys.noise import Noise
 
-__all__ = ["bits_of"]
+__all__ = ["bits_if_any", "bits_of"]
 
 _BITS_SEED = 0xB175  # of dequantisation and probes: fixed, so that models are compared at the same points
 
@@ -34,3 +34,11 @@ def bits_of(model: Generative, source: Source, rows: Tensor) -> dict[str, Metric
             raise RunError("this model has no likelihood of such data")
         found.append(bits)
     return evaluate_bits(torch.cat([bits.per_dim.double().cpu() for bits in found]), found[0].about)
+
+
+def bits_if_any(model: Generative, source: Source, rows: Tensor) -> tuple[dict[str, Metric], list[str]]:
+    """The likelihood of held-out rows and nothing; or nothing, and why there is none."""
+    try:
+        return bits_of(model, source, rows), []
+    except RunError as error:
+        return {}, [f"no bits per dimension: {error}"]

@@ -10,15 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gensys.pipelines.bits import bits_of
+from gensys.pipelines.bits import bits_if_any
 from gensys.pipelines.evaluate_images import Asked, Subject, evaluate_codec, evaluate_images, evaluate_quickly
 from gensys.pipelines.evaluate_table import evaluate_table
 from gensys.pipelines.real import Real, real_source
-from torch import Tensor
 
 from gensys import durable
-from gensys.core import Codec, Generative, is_codec
-from gensys.data.source import Source
+from gensys.core import Codec, is_codec
 from gensys.data.store import Store
 from gensys.errors import ConfigError, RunError
 from gensys.evaluate.metric import Metric
@@ -73,7 +71,7 @@ def evaluate(
         asked.require_none(alone, but=("metrics", "features", "reference"))
         metrics, protocol = evaluate_codec(model, source, target / "reconstructions.png", asked)
         protocol |= {"codec": weights}
-        found, left_out = _likelihood(model, source, Real.choose(source, 0).test[:bits]) if bits else ({}, [])
+        found, left_out = bits_if_any(model, source, Real.choose(source, 0).test[:bits]) if bits else ({}, [])
         return _written(target / "evaluation.json", metrics | found, protocol, left_out, asked_for, begun)
     store = Store.open(inside if is_run else target)
     made_by = store.attributes
@@ -108,7 +106,7 @@ def evaluate(
     if bits:
         spec = folder.spec().with_knobs(made_by["knobs"])
         held_out = Real.choose(source, len(store)).test[:bits]
-        found, missing = _likelihood(folder.model(spec, made_by["weights"]), source, held_out)
+        found, missing = bits_if_any(folder.model(spec, made_by["weights"]), source, held_out)
         metrics, left_out = metrics | found, [*left_out, *missing]
     return _written(file, metrics, protocol, left_out, asked_for, begun)
 
@@ -122,14 +120,6 @@ def _require_same_data(folder: RunFolder) -> None:
             f"the content of the data of {str(folder.path)!r} has changed since it was trained ({trained_on[:12]} -> "
             f"{found[:12]}), so which rows are held out is not known: bring the data back, or train anew"
         )
-
-
-def _likelihood(model: Generative, source: Source, rows: Tensor) -> tuple[dict[str, Metric], list[str]]:
-    """The likelihood of held-out rows; or nothing, and why there is none."""
-    try:
-        return bits_of(model, source, rows), []
-    except RunError as error:
-        return {}, [f"no bits per dimension: {error}"]
 
 
 def _written(

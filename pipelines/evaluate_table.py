@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gensys.pipelines.bits import bits_of
+from gensys.pipelines.bits import bits_if_any
 from gensys.pipelines.real import Real, protocol_of
 from torch import Tensor
 
@@ -98,10 +98,8 @@ def evaluate_table(
     if "membership_auc" in metrics and "closest_record_ratio" not in metrics:
         left_out.append("no ratio of distances: most held-out rows are training rows too")
     if bits:
-        try:
-            metrics |= bits_of(model, source, real.test[:bits])
-        except RunError as error:
-            left_out.append(f"no bits per dimension: {error}")
+        found, missing = bits_if_any(model, source, real.test[:bits])
+        metrics, left_out = metrics | found, [*left_out, *missing]
     protocol = protocol_of(store, folder, source, None, real)
     protocol |= {"train": f"{len(train)} rows", "held out": f"{len(test)} rows", "predicted": name or "nothing"}
     described = marginals.described(samples.double().numpy(), reference.double().numpy(), columns)

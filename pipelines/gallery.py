@@ -103,10 +103,8 @@ def add_map(folder: Path, screen: Screen) -> None:
 def _of_rows(folder: Path, source: Source, rows: Tensor) -> dict[str, Any]:
     """The map of rows of numbers: two of them as they are, more by their columns, each over its standard deviation;
     categories count as many columns as they have values."""
-    store = Store.open(folder / "samples.zarr")
-    first = np.arange(min(_POINTS, len(store)))
-    batch, drawn = source.batch(rows, Noise(0, rows)), torch.from_numpy(store.read("x", first))
-    labels = batch.cond.get("label", torch.full_like(rows, -1)), torch.from_numpy(store.read("label", first))
+    batch, (drawn, asked) = source.batch(rows, Noise(0, rows)), _samples(folder, _POINTS)
+    labels = batch.cond.get("label", torch.full_like(rows, -1)), asked
     columns = columns_of(source)
     if len(columns) == 2 and not any(column.categories for column in columns):
         of = " and ".join(f"{column.name}, {way}" for column, way in zip(columns, ("across", "up"), strict=True))
@@ -131,10 +129,11 @@ def _to_make(folder: Path, name: str) -> dict[str, str] | None:
 
 
 def _samples(folder: Path, count: int) -> tuple[Tensor, Tensor]:
-    """The first images, (n, C, H, W) in [-1, 1], and their labels, -1 = none."""
+    """The first samples, images (n, C, H, W) in [-1, 1] or rows (n, D), and their labels, -1 = none."""
     store = Store.open(folder / "samples.zarr")
     rows = np.arange(min(count, len(store)))
-    return images_of(store.read("x", rows)), torch.from_numpy(store.read("label", rows))
+    x = store.read("x", rows)
+    return torch.from_numpy(x) if x.ndim == 2 else images_of(x), torch.from_numpy(store.read("label", rows))
 
 
 @torch.no_grad()
