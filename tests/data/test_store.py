@@ -319,6 +319,31 @@ def test_a_writer_may_be_swept_away(tmp_path, full, monkeypatch):
     assert points == 4  # three arrays and the marker
 
 
+@pytest.mark.parametrize("step", ["write", "sync_directory"])
+def test_a_creator_may_be_swept_away(tmp_path, full, monkeypatch, step):
+    """Others make the store, fill it and seal it between any two steps of one that is slow: it opens theirs."""
+    points, real = 0, getattr(durable, step)
+    for point in itertools.count():
+        path, calls = tmp_path / str(point) / "s.zarr", itertools.count()
+
+        def late(*given, calls=calls, point=point, path=path):
+            if next(calls) == point:
+                monkeypatch.setattr(durable, step, real)
+                fill(create(path)).seal({"normalisation": {"mean": [0.5]}})
+            real(*given)
+
+        monkeypatch.setattr(durable, step, late)
+        store = create(path)
+        monkeypatch.setattr(durable, step, real)
+        if next(calls) <= point:
+            break
+        points += 1
+        assert store.sealed
+        assert files(path) == files(full.path)
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert points >= 4  # the metadata of three arrays and of the group
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EPERM, errno.EIO])
 @pytest.mark.parametrize("call", ["fsync", "link"])
 def test_a_disk_that_refuses(tmp_path, full, monkeypatch, code, call):
