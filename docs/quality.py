@@ -68,7 +68,7 @@ OURS = {
     "latent_diffusion": Ours("latent_diffusion", {"guidance": "1"}, "kl_autoencoder"),
     "glow": Ours("glow", {}, bits=True),
     "vae": Ours("vae", {}, bits=True),
-    "vae_bernoulli": Ours("vae", {"observation": "bernoulli"}),  # the cross-entropy, as the peer has it
+    "vae_bernoulli": Ours("vae", {"observation": "bernoulli", "prior": "normal"}),  # both as the peer has them
     "vq_prior": Ours("vq_prior", {"guidance": "1"}, "vq_vae"),
 }
 # Family -> (what of gensys, the peers), in the order of the page.

@@ -1,8 +1,9 @@
 """The evidence lower bound of a latent-variable model with a diagonal Gaussian posterior, and its relatives.
 
-    log p(x) >= E_q [log p(x | z)] - beta KL(q(z | x) || N(0, I))         beta = 1: the bound
+    log p(x) >= E_q [log p(x | z)] - beta KL(q(z | x) || p(z))            beta = 1: the bound
     log p(x) >= E [log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x)]          the importance-weighted bound, tighter with K
 
+p(z) is N(0, I), for which the KL term has a closed form, or any law with a density, for which it is estimated.
 Kingma and Welling, 2013, "Auto-encoding variational Bayes", arXiv:1312.6114, equation 3; beta: Higgins et al., 2017,
 "beta-VAE". A codec for latent diffusion takes a very small beta (Rombach et al., 2021, arXiv:2112.10752, appendix G).
 Second line: Burda, Grosse and Salakhutdinov, 2015, "Importance weighted autoencoders", arXiv:1509.00519, equation 8.
@@ -34,7 +35,7 @@ __all__ = [
     "importance_loss",
     "kl_per_dimension",
     "linear",
-    "log_weights",
+    "log_ratio",
     "negative_bound",
 ]
 
@@ -112,49 +113,57 @@ def active_units(posterior: Posterior) -> Tensor:
 
 
 def negative_bound(
-    log_likelihood: Tensor, posterior: Posterior, *, beta: float = 1.0, free: float = 0.0, elements: int = 1
+    log_likelihood: Tensor,
+    posterior: Posterior,
+    *,
+    kl: Tensor | None = None,
+    beta: float = 1.0,
+    free: float = 0.0,
+    elements: int = 1,
 ) -> Loss:
     """-E_q [log p(x | z)] + beta KL, in nats per datum over `elements`.
 
-    log_likelihood: log p(x | z) at one draw of z, (B,). free: nats that every latent number has for nothing, see
-    `free_bits`. The terms of the log are nats per datum, but for the loss, and free of beta and free bits.
+    log_likelihood: log p(x | z) at one draw of z, (B,). kl: the KL term or an estimate, (B,) or (B, Z) in parts; None =
+    from N(0, I). free: nats that every part has for nothing, see `free_bits`. The terms of the log are nats per datum,
+    but for the loss, and free of beta and free bits.
     """
-    kl = kl_per_dimension(posterior)
-    price = free_bits(kl, free) if free > 0.0 else kl.sum(1).mean()
+    kl = kl_per_dimension(posterior) if kl is None else kl
+    parts = kl.view(kl.shape[0], -1)
+    price = free_bits(parts, free) if free > 0.0 else parts.sum(1).mean()
     nll = -log_likelihood.mean()
     return Loss(total := (nll + beta * price) / elements, {"loss": total.detach(), **_terms(nll, kl, posterior)})
 
 
 def importance_bound(weights: Tensor) -> Tensor:
-    """log 1/K sum_k exp(weights_k), (B,). weights: (B, K), log p(x | z_k) + log p(z_k) - log q(z_k | x), see
-    `log_weights`."""
+    """log 1/K sum_k exp(weights_k), (B,). weights: (B, K), log p(x | z_k) + log p(z_k) - log q(z_k | x)."""
     return torch.logsumexp(weights, 1) - math.log(weights.shape[1])
 
 
-def log_weights(log_likelihood: Tensor, posterior: Posterior, eps: Tensor) -> Tensor:
-    """log p(x | z_k) + log p(z_k) - log q(z_k | x) at z_k = mean + exp(logvar / 2) eps_k, (B, K).
+def log_ratio(posterior: Posterior, eps: Tensor, log_prior: Tensor | None = None) -> Tensor:
+    """log p(z_k) - log q(z_k | x) at z_k = mean + exp(logvar / 2) eps_k, (B, K): an estimate of minus the KL term.
 
-    log_likelihood: (B, K). eps: (B, K, *Z).
+    eps: (B, K, *Z). log_prior: log p(z_k), (B, K); None = of N(0, I).
     """
     mean, logvar = posterior.mean[:, None], posterior.logvar[:, None]
-    z = mean + torch.exp(0.5 * logvar) * eps
-    difference = 0.5 * (eps.square() + logvar - z.square())  # of the log densities: their constants are the same
-    return log_likelihood + difference.flatten(2).sum(2)
+    if log_prior is None:  # the constants of the two are the same
+        z = mean + torch.exp(0.5 * logvar) * eps
+        return 0.5 * (eps.square() + logvar - z.square()).flatten(2).sum(2)
+    return log_prior + 0.5 * (eps.square() + logvar + math.log(2.0 * math.pi)).flatten(2).sum(2)
 
 
-def importance_loss(log_likelihood: Tensor, posterior: Posterior, eps: Tensor, *, elements: int = 1) -> Loss:
-    """The negative importance-weighted bound over `elements`, and the terms of `negative_bound`."""
-    total = -importance_bound(log_weights(log_likelihood, posterior, eps)).mean() / elements
-    terms = _terms(-log_likelihood.mean(), kl_per_dimension(posterior), posterior)
-    return Loss(total, {"loss": total.detach(), **terms})
+def importance_loss(
+    log_likelihood: Tensor, ratio: Tensor, posterior: Posterior, *, kl: Tensor | None = None, elements: int = 1
+) -> Loss:
+    """The negative importance-weighted bound over `elements`, and the terms of `negative_bound`.
+
+    log_likelihood: log p(x | z_k), (B, K). ratio: `log_ratio`, (B, K). kl: as there, for the log alone.
+    """
+    total = -importance_bound(log_likelihood + ratio).mean() / elements
+    kl = kl_per_dimension(posterior) if kl is None else kl
+    return Loss(total, {"loss": total.detach(), **_terms(-log_likelihood.mean(), kl, posterior)})
 
 
 def _terms(nll: Tensor, kl: Tensor, posterior: Posterior) -> dict[str, Tensor]:
     each = kl.detach().mean(0)
-    return {
-        "reconstruction": nll.detach(),
-        "kl": each.sum(),
-        "kl_least": each.min(),  # of all latent numbers, averaged over the rows
-        "kl_most": each.max(),
-        "active_units": active_units(posterior),
-    }
+    parts = {"kl_least": each.min(), "kl_most": each.max()} if each.ndim else {}  # averaged over the rows
+    return {"reconstruction": nll.detach(), "kl": each.sum(), **parts, "active_units": active_units(posterior)}

@@ -15,8 +15,11 @@ from gensys.run import Needs, Run
 from gensys.systems.vae import vae as system
 
 Seen = Literal["auto", "bernoulli", "gaussian", "fixed", "logistic"]
+Prior = Literal["auto", "normal", "flow"]
 Drawn = Literal["auto", "true", "false"]
 _FIXED = Needs("observation=fixed", lambda knobs, _: knobs["observation"] == "fixed")
+_NORMAL = Needs("prior=normal", lambda knobs, _: knobs["prior"] != "flow")
+_FLOW = Needs("prior=flow", lambda knobs, _: _learnt(*(knobs[name] for name in ("prior", "latent", "free", "delta"))))
 _ANNEALED = Needs("annealing=linear or cyclic", lambda knobs, _: knobs["annealing"] != "none")
 
 
@@ -30,21 +33,26 @@ def vae(
     observation: Seen = "auto",  # p(x | z): auto = logistic (8-bit pixels) for images, else gaussian (learnt scale)
     scale: Annotated[float, _FIXED] = 0.1,  # of observation=fixed: the standard deviation of a Gaussian
     categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
+    prior: Prior = "auto",  # p(z): normal, or flow = learnt couplings; auto = flow, unless latents have free bits
+    couplings: Annotated[int, _FLOW] = 6,  # of prior=flow
     beta: float = 1.0,  # weight of the KL term
     annealing: Literal["none", "linear", "cyclic"] = "none",  # how beta grows: once, or again and again
     period: Annotated[int, _ANNEALED] = 1000,  # steps of the annealing, or of one of its cycles
-    free: float = 0.0,  # free bits: nats that every latent number has for nothing
-    delta: float = 0.0,  # nats that every latent number says at least, since its posterior cannot be the prior
+    free: Annotated[float, _NORMAL] = 0.0,  # free bits: nats that every latent number has for nothing
+    delta: Annotated[float, _NORMAL] = 0.0,  # nats that every latent number says at least
     draws: int = 1,  # above 1: the importance-weighted bound with so many latents a row
     noisy: Drawn = "auto",  # whether samples are drawn from p(x | z), or are its mean; auto = drawn of vectors
     training: Training = Training(batch=64, budget="300k", lr=2e-3),  # noqa: B008 - a frozen value
 ) -> Run:
-    """A variational autoencoder: latents with a Gaussian prior, and a bound on the likelihood.
+    """A variational autoencoder: latents with a Gaussian or a learnt prior, and a bound on the likelihood.
 
     Kingma and Welling, 2013, "Auto-encoding variational Bayes", arXiv:1312.6114, section 3.
     """
     domain = _with_categories(open_domain(data, size, categories=True), categorical)
     seen = _observation(domain, observation, scale)
+    if prior == "flow" and latent < 2:
+        raise ConfigError(f"the couplings of prior=flow need two numbers in a latent, got latent={latent}")
+    learnt = _learnt(prior, latent, free, delta)
     return domain.run(
         lambda: system(
             domain.shape,
@@ -53,6 +61,7 @@ def vae(
             width=width,
             depth=depth,
             patch=patch,
+            couplings=couplings if learnt else 0,
             beta=beta,
             schedule=_schedule(annealing, period),
             free=free,
@@ -63,6 +72,11 @@ def vae(
         training.settings(),
         frozenset({"noisy"}),
     )
+
+
+def _learnt(prior: Prior, latent: int, free: float, delta: float) -> bool:
+    """Whether the prior is a flow: by default it is, where it can be."""
+    return prior == "flow" or (prior == "auto" and latent > 1 and not free and not delta)
 
 
 def _schedule(annealing: str, period: int) -> Schedule | None:

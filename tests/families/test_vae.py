@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from gensys.bijections.actnorm import ActNorm
 from gensys.core import Batch, Codec, HasBits, HasLikelihood, Posterior
-from gensys.families.vae import interpolate
+from gensys.families.flow import Flow
+from gensys.families.vae import VAE, interpolate
 from gensys.likelihood import dequantise
 from gensys.noise import Noise, Stream
 from gensys.objectives.elbo import active_units, committed, cyclic, free_bits, kl_per_dimension, linear, negative_bound
@@ -106,6 +108,63 @@ def test_a_linear_one_finds_the_probabilistic_principal_components(latent):
     bound = -0.5 * (d * math.log(2 * math.pi) + 2 * d * log_scale + error / (2 * log_scale).exp())
     gap = (best - (bound - posterior.kl().double()).mean()).item()
     assert 0.0 < gap < 0.5
+
+
+def flow_of(mean, scale):
+    """A prior N(mean, scale^2), as a flow."""
+    flow = Flow(ActNorm(len(mean)).eval(), (len(mean),)).double()
+    with torch.no_grad():
+        flow.bijection.shift.copy_(mean)
+        flow.bijection.log_scale.copy_(-scale.log())
+        flow.bijection.seen.fill_(True)
+    return flow
+
+
+def test_a_prior_that_is_a_flow_is_in_the_books():
+    """z = mean + scale z', z' ~ N(0, I), in a model of z' that is known: the likelihood is the same, so is the exact
+    posterior once it is moved and scaled, and what is drawn has the covariance of the model."""
+    model, truth = toy()
+    x = truth.sample((6,))
+    exact, centre = truth.log_prob(x), truth.mean.clone()  # whose mean is the decoder's bias
+    mean, scale = torch.tensor([3.0, -1.0]).double(), torch.tensor([0.5, 4.0]).double()
+    output, encoder = model.decoder.decoder.layers[0], model.encoder
+    with torch.no_grad():
+        output.weight.div_(scale)
+        output.bias.sub_(output.weight @ mean)
+        encoder.mean.layers[0].weight.mul_(scale[:, None])
+        encoder.mean.layers[0].bias.mul_(scale).add_(mean)
+        encoder.logvar.add_(2.0 * scale.log())
+    moved = VAE(encoder, model.decoder, (Z,), Gaussian(), prior=flow_of(mean, scale))
+    torch.testing.assert_close(moved.log_prob(x, {}), exact, rtol=1e-6, atol=1e-6)
+    ids = torch.arange(6)
+    for moved.draws in (1, 3):
+        loss = moved.loss(Batch(x, {}, ids), Noise(0, ids), "model")
+        assert loss.total.item() * D == pytest.approx(-exact.mean().item(), rel=1e-6)
+        assert set(loss.terms) == {"loss", "reconstruction", "kl", "active_units"}
+    drawn = moved.sample({}, Noise(1, torch.arange(20_000)))
+    known = truth.covariance_matrix - math.exp(2 * model.decoder.log_scale.item()) * torch.eye(D)
+    torch.testing.assert_close(drawn.double().T.cov(), known.double(), rtol=0, atol=0.1)
+    torch.testing.assert_close(drawn.double().mean(0), centre, rtol=0, atol=0.06)
+    with pytest.raises(ValueError, match=r"'free' is 0\.5 and 'delta' 0: they are of latents with a prior"):
+        VAE(encoder, model.decoder, (Z,), Gaussian(), prior=flow_of(mean, scale), free=0.5)
+
+
+def test_a_learnt_prior_comes_nearer_than_a_normal_one():
+    """Two lumps in one number, of which a linear decoder has no other law than that of its latent."""
+    ids = torch.arange(512)
+    x = (Noise(0, ids).uniform((1,), Stream.TIME) < 0.5).float() * 4.0 - 2.0
+    x = torch.cat([x, -x], 1) + 0.1 * Noise(0, ids).normal((2,), Stream.EPS)
+    found = []
+    for couplings in (0, 4):
+        torch.manual_seed(0)
+        model = vae((2,), Gaussian(), latent=2, depth=0, couplings=couplings)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for k in range(300):
+            optimizer.zero_grad()
+            model.loss(Batch(x, {}, ids), Noise(0, ids, k), "model").total.backward()
+            optimizer.step()
+        found.append(model.eval().log_prob(x, {}).mean().item())
+    assert found[1] > found[0] + 0.3
 
 
 def test_rows_and_calls_do_not_change_a_row_of_log_prob():
