@@ -39,12 +39,15 @@ MODELS = {
         Model("`vae`, draws of p(x given z)", *CANCER),
         Model("its mean, `noisy=false`", *CANCER, drawn=("noisy=false",)),
         Model("`vae prior=normal`, draws", CANCER[0], (*CANCER[1], "prior=normal")),
+        Model("`flow_matching`", "flow_matching", ("budget=60k",)),
+        Model("`ddpm`", "ddpm", ("budget=60k",)),
     ),
     "diabetes": (
         Model("`vae categorical=sex`", "vae", ("categorical=sex", "budget=60k")),
         Model("`nsf`", "nsf", ("budget=60k",)),
         Model("`realnvp`", "realnvp", ("budget=60k",)),
-        Model("`flow_matching`", "flow_matching", ("budget=60k",)),
+        Model("`flow_matching categorical=sex`", "flow_matching", ("categorical=sex", "budget=60k")),
+        Model("`ddpm categorical=sex`", "ddpm", ("categorical=sex", "budget=60k")),
     ),
 }
 SAMPLES = {"cancer": 250, "diabetes": 200}
@@ -72,9 +75,10 @@ def _write(file: Path, names: list[str], columns: list[Any]) -> None:
         csv.writer(out).writerows([names, *zip(*columns, strict=True)])
 
 
-def score(folder: Path, table: str, k: int, model: Model) -> dict[str, Any]:
+def score(folder: Path, table: str, model: Model) -> dict[str, Any]:
     """The metrics of a model, trained in FOLDER."""
-    run, store = folder / f"{table}-{model.recipe}-{'-'.join(model.knobs)}", folder / f"{table}-{k}.zarr"
+    run = folder / "-".join((table, model.recipe, *model.knobs))
+    store = run / f"{'-'.join(('samples', *model.drawn))}.zarr"
     gensys("train", model.recipe, f"data={folder / table}.csv", *model.knobs, "--run", str(run))
     gensys("sample", str(run), *model.drawn, "--seeds", f"0:{SAMPLES[table]}", "--out", str(store))
     return gensys("evaluate", str(store)).said["metrics"]
@@ -93,7 +97,7 @@ def main(folder: Path) -> None:
     diabetes(folder / "diabetes.csv")
     lines = []
     for table, models in MODELS.items():
-        found = [score(folder, table, k, model) for k, model in enumerate(models)]
+        found = [score(folder, table, model) for model in models]
         lines += [_row(table, [f"`{name}`" for name in SHOWN]), "|---" * (1 + len(SHOWN)) + "|"]
         for model, metrics in zip(models, found, strict=True):
             lines.append(_row(model.said, [format(metrics[name]["value"], ".3f") for name in SHOWN]))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["MOST_CATEGORIES", "Column", "cells", "rounded"]
+__all__ = ["MOST_CATEGORIES", "Column", "cells", "most_likely", "one_hot", "rounded", "widths"]
 
 MOST_CATEGORIES = 1_000
 """A column with more different words than this names its rows: it says nothing that another row could have."""
@@ -24,6 +24,30 @@ class Column:
     name: str
     categories: tuple[str, ...] = ()
     decimals: int | None = None
+
+
+def widths(counts: Sequence[int]) -> list[int]:
+    """How many numbers each column is as `one_hot`. counts: how many categories a column has, 0 = it is of numbers."""
+    return [count or 1 for count in counts]
+
+
+def one_hot(counts: Sequence[int], x: Tensor) -> Tensor:
+    """Rows (n, D) with each category as a vector of zeros and a one, numbers as they are: (n, sum of `widths`)."""
+    parts = [
+        torch.nn.functional.one_hot(x[:, k].round().long().clamp(0, count - 1), count).to(x.dtype)
+        if count
+        else x[:, k : k + 1]
+        for k, count in enumerate(counts)
+    ]
+    return torch.cat(parts, 1)
+
+
+def most_likely(counts: Sequence[int], x: Tensor) -> Tensor:
+    """Rows (n, D) from what `one_hot` made, or a model's idea of it: the category whose number is the largest."""
+    parts = x.split(widths(counts), 1)
+    return torch.stack(
+        [part.argmax(1).to(x) if count else part[:, 0] for count, part in zip(counts, parts, strict=True)], 1
+    )
 
 
 def rounded(columns: Sequence[Column], x: Tensor) -> Tensor:

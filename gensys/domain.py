@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gensys.columns import Column
+from gensys.columns import Column, one_hot, widths
 from gensys.core import Generative
-from gensys.data.arrays import Arrays
+from gensys.data.arrays import Arrays, categorised
 from gensys.data.channel_moments import merged
 from gensys.data.joined import Joined
 from gensys.data.joined_latents import latents_in
@@ -22,9 +22,9 @@ from gensys.data.pairs import data_of
 from gensys.data.quarantine import readable
 from gensys.data.sources import Source, open_source, split
 from gensys.engine.settings import Settings
-from gensys.errors import DataError
+from gensys.errors import ConfigError, DataError
 from gensys.families.latent import Latent, as_it_is
-from gensys.families.standardised import Standardised
+from gensys.families.standardised import Standardised, deviations
 from gensys.noise import Noise
 from gensys.run import Run
 from gensys.run_folder import open_codec
@@ -37,20 +37,25 @@ _BLOCK = 4096  # of them at once: a mapped file of wide vectors need not fit int
 
 @dataclass(frozen=True)
 class Domain:
-    """A source of training data, and the shape of one datum, (C, H, W) or (D,). standardise: whether the elements of
-    vectors are brought to mean 0 and variance 1 before a model sees them."""
+    """A source of training data, and the shape of one datum as the model sees it, (C, H, W) or (D,).
+
+    standardise: whether the elements of vectors are brought to mean 0 and variance 1 before a model sees them. one_hot:
+    of every column of a table how many categories it has, which the model sees as a one-hot vector; () = it sees rows.
+    """
 
     source: Source
     shape: tuple[int, ...]
     latents: LatentSource | None
     normalisation: Normalisation | None
     standardise: bool = False
+    one_hot: tuple[int, ...] = ()
 
     @property
     def shapes(self) -> frozenset[tuple[int, ...]]:
         """Those of all rows: images that keep their aspect ratio have several."""
-        parts = self.source.parts if isinstance(self.source, Joined) else (self.source,)
-        return frozenset(tuple(part.shape) for part in parts)
+        if not isinstance(self.source, Joined):
+            return frozenset({self.shape})
+        return frozenset(tuple(part.shape) for part in self.source.parts)
 
     @property
     def classes(self) -> int:
@@ -96,23 +101,26 @@ class Domain:
 
     def moments(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each element of the vectors to train on; 0 exactly for one that never changes.
+        Of `one_hot` rows they are those that `Standardised` takes for them.
 
         Of pairs they are those of the data, in whose scale their flow drew them.
         """
         source, parts = data_of(self.source), list[Tensor]()
         rows = readable(source)[0]
         for part in rows[:: -(-len(rows) // _MEASURED)].split(_BLOCK):
-            variance, mean = torch.var_mean(source.batch(part, Noise(0, part)).x.double(), 0, correction=0)
+            x = source.batch(part, Noise(0, part)).x.double()
+            variance, mean = torch.var_mean(one_hot(self.one_hot, x) if self.one_hot else x, 0, correction=0)
             n = torch.full_like(mean, len(part))
             parts.append(torch.stack([n, mean, n * variance, torch.zeros_like(mean)]))
         n, mean, scatter, _ = merged(torch.stack(parts).numpy())
-        return mean.tolist(), np.sqrt(scatter / n).tolist()  # sums of one float32 value are exact to 2^29 rows
+        std = torch.from_numpy(np.sqrt(scatter / n))  # sums of one float32 value are exact to 2^29 rows
+        return mean.tolist(), (deviations(self.one_hot, std) if self.one_hot else std).tolist()
 
     def model(self, prior: Generative) -> Generative:
         """The model of the data: `prior` itself, or with the codec of the latents, or the scale of the vectors, that it
         draws."""
         if self.latents is None:
-            return Standardised(prior, *self.moments()) if self.standardised else prior
+            return Standardised(prior, *self.moments(), self.one_hot) if self.standardised else prior
         codec, scale = partial(open_codec, self.latents), self.normalisation
         if scale is None:
             return Latent(prior, codec, as_it_is, as_it_is)  # codes: they are modelled as they are decoded
@@ -129,29 +137,41 @@ def open_domain(
     size: int = 32,
     aspect: float = 1.0,
     *,
-    categories: bool = False,
+    categories: Literal["refused", "modelled", "one_hot"] = "refused",
+    categorical: str = "",
     standardise: Literal["none", "tables", "vectors"] = "none",
 ) -> Domain:
     """data: what `open_source` opens: images, vectors, or a store of latents. aspect: width over height of the samples,
-    for latents of several shapes. categories: whether the model knows columns of categories. standardise: which data
-    the model sees standardised, see `Domain`: all vectors, or tables alone, whose columns have units of their own.
+    for latents of several shapes. categories: what becomes of columns of them: the model knows them, or sees them as
+    one-hot vectors, for which its data must be standardised. categorical: columns of numbers that are some too, with
+    commas between them, by name or counted from 0. standardise: which data the model sees standardised, see
+    `Domain`: all vectors, or tables alone, whose columns have units of their own.
 
-    Raises DataError for codes, which no continuous model can learn, and for categories that the model would take for
-    numbers.
+    Raises DataError for codes, which no continuous model can learn, for categories that the model would take for
+    numbers, and for columns that are not there; ConfigError for `categorical` where there are no columns.
     """
-    domain = domain_of(open_source(data, size), aspect)
+    source = open_source(data, size)
+    if categorical:
+        if not isinstance(source, Arrays) or len(source.shape) != 1:
+            raise ConfigError(f"'categorical' names columns of a table, and the data are {source.shape}: leave it out")
+        source = categorised(source, [word.strip() for word in categorical.split(",")])
+    domain = domain_of(source, aspect)
     named = [column.name for column in domain.columns if column.categories]
-    if named and not categories:
+    if named and categories == "refused":
         raise DataError(
-            f"{data!r} has columns of words, {', '.join(named)}, which this recipe would take for numbers: train vae, "
-            "which models categories, or leave them out of the table"
+            f"{data!r} has columns of words, {', '.join(named)}, which this recipe would take for numbers: train "
+            "vae, or a model of a path such as flow_matching, which know categories, or leave them out of the table"
         )
     if domain.latents is not None and domain.normalisation is None:
         raise DataError(
             f"{data!r} holds codes, and continuous latents are modelled here: encode with another codec, or train "
             "vq_prior, which models codes"
         )
-    return replace(domain, standardise=standardise == "vectors" or (standardise == "tables" and bool(domain.columns)))
+    domain = replace(domain, standardise=standardise == "vectors" or (standardise == "tables" and bool(domain.columns)))
+    if not named or categories == "modelled":
+        return domain
+    counts = tuple(len(column.categories) for column in domain.columns)
+    return replace(domain, shape=(sum(widths(counts)),), one_hot=counts)
 
 
 def domain_of(source: Source, aspect: float = 1.0) -> Domain:

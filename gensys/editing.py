@@ -146,7 +146,7 @@ def inpaint(
     mask = mask.expand_as(known)
     if isinstance(model, Mapped):
         z = model.embed(known)
-        inside = mask if isinstance(model, Standardised) else _shrunk(mask, z)
+        inside = model.widened(mask) if isinstance(model, Standardised) else _shrunk(mask, z)
         drawn = inpaint(inner, z, inside, cond, noise, resamplings=resamplings)
         return torch.where(mask, known, model.decode(drawn))
     _require("known", known, inner.shape)

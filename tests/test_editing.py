@@ -292,6 +292,20 @@ def test_vectors_are_edited_in_the_coordinates_of_their_prior():
     torch.testing.assert_close(invert(model, x, {}), invert(prior, z, {}), rtol=1e-3, atol=1e-3)
 
 
+def test_a_category_that_is_known_stays_known():
+    """The two numbers that stand for it are both known to the prior; the number beside it is drawn."""
+    path, noise = Linear(), Noise(0, IDS)
+    prior = Diffusion(
+        Denoiser(Exact(path, targets.velocity), path, targets.velocity), (3,), sampler=Sampler(ddim, tuple(uniform(20)))
+    )
+    model = Standardised(prior, [0.5, 0.5, 3.0], [0.5, 0.5, 2.0], (2, 0))
+    x = torch.stack([(IDS % 2).float(), noise.normal((), Stream.PRIOR)], 1)
+    filled = inpaint(model, x, torch.tensor([True, False]), {}, noise)
+    assert torch.equal(filled[:, 0], x[:, 0])
+    drawn = inpaint(prior, model.embed(x), torch.tensor([True, True, False]), {}, noise)
+    torch.testing.assert_close(filled[:, 1], 3.0 + 2.0 * drawn[:, 2])
+
+
 def test_latents_are_edited_between_encoding_and_decoding():
     model, noise = latent(), Noise(0, IDS)
     z = 0.7 + 0.4 * noise.normal((1, 2, 2), Stream.PRIOR)

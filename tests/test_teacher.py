@@ -110,7 +110,7 @@ def test_a_teacher_that_takes_vectors_otherwise_is_refused(tables, tmp_path, mon
     scaled = str(trained(tmp_path / "scaled", "edm", data=data).path)
     with pytest.raises(ConfigError, match="brought to mean 0 and variance 1, and '0' is taken as they are: open"):
         open_denoiser("teacher", scaled, open_domain(data))
-    monkeypatch.setattr("gensys.recipes.edm.open_domain", lambda data, size, standardise: open_domain(data, size))
+    monkeypatch.setattr("gensys.recipes.edm.open_domain", lambda data, size, **_: open_domain(data, size))
     plain = str(trained(tmp_path / "plain", "edm", data=data).path)
     with pytest.raises(ConfigError, match="as they are, and '0' is taken brought to mean 0 and variance 1: open"):
         open_denoiser("teacher", plain, open_domain(data, standardise="vectors"))

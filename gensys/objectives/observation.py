@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gensys.columns import one_hot
 from gensys.noise import Noise, Stream
 
 __all__ = ["Bernoulli", "Columns", "DiscretisedLogistic", "Gaussian", "Observation"]
@@ -200,13 +201,8 @@ class Columns:
 
     def features(self, x: Tensor) -> Tensor:
         """What an encoder sees of rows: scaled numbers, categories as one-hot vectors. (B, D) -> (B, features)."""
-        parts = [
-            F.one_hot(x[:, k].round().long().clamp(0, values - 1), values).to(x.dtype)
-            if values
-            else self._scaled(x, k)[:, None]
-            for k, values in enumerate(self.categories)
-        ]
-        return torch.cat(parts, 1)
+        scaled = [x[:, k] if values else self._scaled(x, k) for k, values in enumerate(self.categories)]
+        return one_hot(self.categories, torch.stack(scaled, 1))
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         total = torch.zeros_like(x[:, 0])

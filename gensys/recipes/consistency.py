@@ -19,6 +19,7 @@ from gensys.teacher import open_denoiser
 def consistency(
     data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors, or a latent store
     size: int = 32,  # side of the images
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     teacher: Trained = "",  # the run folder of a path model to distil, on the same data; none = train from scratch
     first: Annotated[int, needs.UNTAUGHT] = 10,  # from scratch: intervals of the ladder at the beginning
     last: Annotated[int, needs.UNTAUGHT] = 160,  # from scratch: at the end; more are finer, take longer
@@ -37,7 +38,7 @@ def consistency(
     Song, Dhariwal, Chen and Sutskever, 2023, "Consistency models", arXiv:2303.01469; from scratch as in Song and
     Dhariwal, 2023, arXiv:2310.14189, table 1.
     """
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
     sampling.require_unguided("With a teacher, the knob 'scale' guides that one, while it is distilled")
 
     def prior() -> Generative:

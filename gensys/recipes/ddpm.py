@@ -29,6 +29,7 @@ Variance = Annotated[Literal["small", "large"], needs.ANCESTRAL]
 def ddpm(
     data: str = "mnist",  # images, a table of numbers, or a latent store
     size: int = 32,  # side of the images, where they have none of their own
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     timesteps: int = 1000,  # T, steps of the schedule that is trained; samples take far fewer, see steps
     schedule: Literal["linear", "cosine", "scaled_linear"] = "linear",  # of the noise: linear in beta, in its root, ...
     zero_terminal: bool = False,  # whether the schedule is rescaled to end in pure noise: not for target noise
@@ -44,7 +45,7 @@ def ddpm(
 
     Ho, Jain and Abbeel, 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239, section 4.
     """
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
     bar = SCHEDULES[schedule](timesteps)
     path = Discrete(zero_terminal_snr(bar) if zero_terminal else bar)
 

@@ -14,6 +14,7 @@ from gensys.systems.edm import edm as system
 def edm(
     data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors (.csv), or a latent store
     size: int = 32,  # side to which images are cropped and scaled
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     sigma_data: float = 0.0,  # standard deviation of the data; 0 = 0.5 for images, 1 for latents and vectors
     level_mean: float = -1.2,  # mean of ln(sigma / (2 sigma_data)) of the noise levels in training
     level_std: float = 1.2,  # standard deviation of the same
@@ -27,7 +28,7 @@ def edm(
     Karras, Aittala, Aila and Laine, 2022, "Elucidating the design space of diffusion-based generative models",
     arXiv:2206.00364, table 1.
     """
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
     path = EDM()
 
     def prior() -> Generative:

@@ -14,6 +14,7 @@ from gensys.systems.flow_matching import flow_matching as system
 def flow_matching(
     data: str = "mnist",  # what to learn: a data set by name, or the path of one, or of a store of latents
     size: int = 32,  # side of the images, for files of them
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     times: Times = Times(),  # noqa: B008 - a frozen value
     network: Network = Network(),  # noqa: B008
@@ -24,7 +25,7 @@ def flow_matching(
 
     Lipman, Chen, Ben-Hamu, Nickel and Le, 2022, "Flow matching for generative modeling", arXiv:2210.02747, section 4.1.
     """
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
 
     def prior() -> Generative:
         return system(

@@ -23,6 +23,7 @@ Variance = Annotated[Literal["learned", "small", "large"], needs.ANCESTRAL]
 def iddpm(
     data: str = "mnist",  # images, a table of numbers, or a latent store
     size: int = 32,  # side of the images, where they have none of their own
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     timesteps: int = 1000,  # T, steps of the schedule that is trained; samples take far fewer, see steps
     schedule: Literal["cosine", "linear"] = "cosine",  # of the noise
     target: TargetName = "v",  # what is predicted: noise is as published, and learns more slowly
@@ -38,7 +39,7 @@ def iddpm(
 
     Nichol and Dhariwal, 2021, "Improved denoising diffusion probabilistic models", arXiv:2102.09672, sections 3 and 4.
     """
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
     path = Discrete(SCHEDULES[schedule](timesteps))
 
     def prior() -> Generative:

@@ -14,6 +14,7 @@ def lcm(
     data: str,  # what the teacher was trained on: a latent store, images or a table of vectors
     teacher: Trained,  # the run folder of the path model to distil, such as runs/latent_dit
     size: int = 32,  # side of the images, if the data are images
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     rungs: int = 1000,  # times of the ladder, evenly from data to noise
     skip: int = 50,  # rungs that one step of the teacher goes over
     w_min: float = 1.0,  # lowest scale of guidance that is distilled, 1 = the conditional model
@@ -27,7 +28,7 @@ def lcm(
     Luo, Tan, Huang, Li and Zhao, 2023, "Latent consistency models: synthesizing high-resolution images with few-step
     inference", arXiv:2310.04378, section 4.
     """
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
     sampling.require_unguided("Guidance is distilled into it, and its scale is the knob 'w'")
 
     def prior() -> Generative:

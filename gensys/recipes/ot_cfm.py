@@ -15,6 +15,7 @@ from gensys.systems.ot_cfm import ot_cfm as system
 def ot_cfm(
     data: str = "mnist",  # what to learn: a data set by name, or the path of one, or of a store of latents
     size: int = 32,  # side of the images, for files of them
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     times: Times = Times(),  # noqa: B008 - a frozen value
     network: Network = Network(),  # noqa: B008
@@ -26,7 +27,7 @@ def ot_cfm(
     Tong, Fatras, Malkin, Huguet, Zhang, Rector-Brooks, Wolf and Bengio, 2023, "Improving and generalizing flow-based
     generative models with minibatch optimal transport", arXiv:2302.00482, section 3.2. Needs scipy.
     """
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
     if domain.vector:
         raise ConfigError(
             f"each row of {domain.source.name!r} has a vector to go by, and pairing noise with the nearest data would "

@@ -17,6 +17,7 @@ from gensys.systems.rectified_flow import rectified_flow as system
 def rectified_flow(
     data: str = "mnist",  # what to learn: a data set by name, or the path of one, or of a store of latents
     size: int = 32,  # side of the images, for files of them
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     dropout: needs.Dropout = 0.1,  # probability that a row is trained without its label
     pairs: str = "",  # a store of pairs, as `gensys reflow` makes it; empty = data are paired with any noise
     times: Times = Times(),  # noqa: B008 - a frozen value
@@ -30,8 +31,8 @@ def rectified_flow(
     arXiv:2209.03003, algorithm 1. The next round is trained by `gensys reflow`, which draws the pairs and goes on from
     the weights that drew them; with `pairs` alone it is trained from the start.
     """
-    domain = open_domain(data, size, standardise="vectors")
-    found = open_pairs(pairs, domain.source, domain.shape, domain.normalisation) if pairs else None
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
+    found = open_pairs(pairs, domain.source, domain.source.shape, domain.normalisation) if pairs else None
     source = domain.source if found is None else found
 
     def prior() -> Generative:

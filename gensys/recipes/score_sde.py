@@ -21,6 +21,7 @@ _VE = Needs("sde=ve", lambda knobs, _: knobs["sde"] == "ve")
 def score_sde(
     data: str = "mnist",  # mnist, fashion, a folder of images, a table of vectors (.csv), or a latent store
     size: int = 32,  # side to which images are cropped and scaled
+    categorical: str = "",  # columns of numbers that are categories, by name or counted from 0: dose,3
     sde: Literal["vp", "subvp", "ve"] = "vp",  # how data become noise: vp and subvp shrink them, ve drowns them
     target: Output = "auto",  # what the network outputs, weighed alike; auto = noise of ve, v of the others
     sigma_min: Annotated[float, _VE] = 0.01,  # first noise level of ve
@@ -38,7 +39,7 @@ def score_sde(
     """
     if not 0.0 < sigma_min < sigma_max:
         raise ConfigError(f"'sigma_min' must lie between 0 and 'sigma_max' ({sigma_max:g}), got {sigma_min:g}")
-    domain = open_domain(data, size, standardise="vectors")
+    domain = open_domain(data, size, standardise="vectors", categories="one_hot", categorical=categorical)
     path = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_min, sigma_max)}[sde]
 
     def prior() -> Generative:

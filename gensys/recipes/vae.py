@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
-from gensys.data.arrays import Arrays, categorised
 from gensys.domain import Domain, open_domain
 from gensys.errors import ConfigError
 from gensys.knobs import Training
@@ -48,7 +46,7 @@ def vae(
 
     Kingma and Welling, 2013, "Auto-encoding variational Bayes", arXiv:1312.6114, section 3.
     """
-    domain = _with_categories(open_domain(data, size, categories=True), categorical)
+    domain = open_domain(data, size, categories="modelled", categorical=categorical)
     seen = _observation(domain, observation, scale)
     if prior == "flow" and latent < 2:
         raise ConfigError(f"the couplings of prior=flow need two numbers in a latent, got latent={latent}")
@@ -83,15 +81,6 @@ def _schedule(annealing: str, period: int) -> Schedule | None:
     if annealing == "none":
         return None
     return linear(period) if annealing == "linear" else cyclic(period)
-
-
-def _with_categories(domain: Domain, chosen: str) -> Domain:
-    """The same data with some columns of numbers as categories."""
-    if not chosen:
-        return domain
-    if not isinstance(domain.source, Arrays) or len(domain.shape) != 1:
-        raise ConfigError(f"'categorical' names columns of a table, and the data are {domain.shape}: leave it out")
-    return replace(domain, source=categorised(domain.source, [word.strip() for word in chosen.split(",")]))
 
 
 def _observation(domain: Domain, name: str, scale: float) -> Observation:

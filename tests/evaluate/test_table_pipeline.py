@@ -110,6 +110,21 @@ def test_a_table_is_scored(folder):
     assert kept["metrics"] == metrics
 
 
+def test_a_path_model_draws_the_words_of_the_table(tmp_path):
+    path = clinic(tmp_path / "clinic.csv")
+    knobs = {"width": "16", "batch": "32", "budget": "640", "precision": "fp32", "steps": "2"}
+    folder = trained(tmp_path, "flow_matching", knobs, data=str(path), categorical="dose")
+    drawn(folder, 100)
+    assert folder.model().categories == (0, 2, 3, 2)
+    table = open_source(folder.path / "samples.csv")
+    assert [column.categories for column in table.columns] == [(), ("f", "m"), (), ("ill", "well")]
+    assert set(np.unique(table.x[:, 2])) <= {0.5, 1, 2}
+    assert not table.quarantine()
+    result = evaluate(folder.path, screen=SCREEN, bits=10)
+    assert result["left_out"] == ["no bits per dimension: this model has no likelihood of such data"]
+    assert {"tv_complement", "contingency_similarity", "tstr_linear"} < set(result["metrics"])
+
+
 def test_more_samples_than_real_rows_have_few_floors(folder):
     drawn(folder, 380, "many.zarr", noisy="true")
     result = evaluate(folder.path / "many.zarr", screen=SCREEN, predict="age")
@@ -211,7 +226,7 @@ def test_vectors_without_names_are_scored_too(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- the recipe
 
 
-@pytest.mark.parametrize("recipe", ["nsf", "flow_matching", "ddpm"])
+@pytest.mark.parametrize("recipe", ["nsf", "gan"])
 def test_a_recipe_without_categories_refuses_words(tmp_path, recipe):
     path = clinic(tmp_path / "t.csv", 50)
     with pytest.raises(DataError, match="columns of words, sex, diagnosis, which this recipe would take for numbers"):
@@ -231,6 +246,9 @@ def test_knobs_that_do_not_fit_the_table_are_refused(tmp_path, knobs, message):
     path = clinic(tmp_path / "t.csv", 50)
     with pytest.raises((ConfigError, DataError), match=message):
         resolve("vae", {"data": str(path), **knobs}).model()
+    if "categorical" in knobs:
+        with pytest.raises(DataError, match=message):
+            resolve("edm", {"data": str(path), **knobs}).model()
 
 
 def test_a_column_of_one_word_is_refused_and_one_of_one_number_is_not(tmp_path):

@@ -13,7 +13,7 @@ from gensys.families.flow import Flow
 from gensys.families.mapped import prior_of
 from gensys.families.standardised import Standardised
 from gensys.nn.mlp import MLP
-from gensys.noise import Noise
+from gensys.noise import Noise, Stream
 from gensys.paths import Linear
 from gensys.run import resolve
 from gensys.targets import velocity
@@ -132,6 +132,64 @@ def test_what_has_no_density_stays_without(normal):
         model.log_prob(X, {})
     with pytest.raises(ValueError, match=r"'width' must be None, vectors have no bins, got 0\.1"):
         normal.bits(X, {}, Noise(0, IDS), 0.1)
+
+
+TABLE = torch.tensor([[0.0, 5.0, 1.0], [2.0, 3.0, 0.0], [1.0, 4.0, 1.0]])  # three categories, a number, two categories
+COUNTS = (3, 0, 2)
+
+
+def mixed(prior):
+    return Standardised(prior, [0.5, 0.25, 0.25, 4.0, 0.3, 0.7], [0.5, 0.5, 0.5, 2.0, 0.5, 0.5], COUNTS)
+
+
+def test_categories_are_vectors_to_the_prior_and_come_back():
+    model = mixed(Mute())
+    z = model.embed(TABLE)
+    torch.testing.assert_close(z[0], torch.tensor([1.0, -0.5, -0.5, 0.5, -0.6, 0.6]))
+    assert torch.equal(model.decode(z), TABLE)
+    assert torch.equal(model.decode(z + 0.4 * (torch.rand(3, 6) - 0.5))[:, [0, 2]], TABLE[:, [0, 2]])
+    mask = torch.tensor([[True, False, False], [False, True, True]])
+    assert model.widened(mask).int().tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+    assert torch.equal(Standardised(Mute(), MEAN, STD).widened(mask), mask)
+
+
+def test_categories_have_no_density():
+    model = mixed(Flow(Chain(), (6,)))
+    assert model.bits(TABLE, {}, Noise(0, torch.arange(3)), None) is None
+    with pytest.raises(ValueError, match="'x' has columns of categories, which have no density"):
+        model.log_prob(TABLE, {})
+    with pytest.raises(ValueError, match=r"'mean' must be 6 numbers for columns of \[3, 0, 2\] categories, got 2"):
+        Standardised(Mute(), MEAN, STD, COUNTS)
+
+
+def test_a_path_model_learns_what_goes_with_a_category(tmp_path):
+    """The number lies about ten times the category's: shares, and the number of each, come out; the words too."""
+    ids = torch.arange(600)
+    kind = (Noise(0, ids).uniform((), Stream.TIME) < 0.25).long() + 2 * (Noise(1, ids).uniform((), Stream.TIME) < 0.1)
+    number = 10.0 * kind + Noise(0, ids).normal((), Stream.EPS)
+    rows = [f"{'abcd'[k]},{x:.2f},same" for k, x in zip(kind.tolist(), number.tolist(), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["kind,number,constant", *rows]))
+    torch.manual_seed(0)
+    run = resolve("flow_matching", {"data": str(tmp_path / "t.csv"), "width": "64"}).load()
+    model = run.build()
+    assert isinstance(model, Standardised)
+    assert model.categories == (4, 0, 1)
+    assert model.std[[0, 1, 2, 3]].tolist() == [0.5] * 4
+    assert model.std[5].item() == 0.0  # of the constant column
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for k in range(1200):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, 2.0 - k / 600)
+        at = torch.arange(k * 128, (k + 1) * 128) % len(run.rows)
+        optimizer.zero_grad()
+        model.loss(run.source.batch(run.rows[at], Noise(0, at)), Noise(0, at, k), "model").total.backward()
+        optimizer.step()
+    drawn = model.eval().sample({}, Noise(7, torch.arange(2000)))
+    assert drawn.shape == (2000, 3)
+    assert set(drawn[:, 2].tolist()) == {0.0}
+    for value in range(4):
+        found = drawn[:, 0] == value
+        assert found.float().mean().item() == pytest.approx((kind == value).float().mean().item(), abs=0.05)
+        assert drawn[found, 1].median().item() == pytest.approx(10.0 * value, abs=2.0)
 
 
 @pytest.mark.parametrize("std", [[1.0, -1.0], [1.0, float("nan")], [1.0]])
