@@ -23,7 +23,7 @@ from gensys.data.images import Images
 from gensys.data.source import labels_of
 from gensys.errors import DataError
 
-__all__ = ["open_parquet"]
+__all__ = ["open_parquet", "schema_of"]
 
 _LABELS = ("label", "labels", "class", "cls")
 _CAPTIONS = ("caption", "text")
@@ -40,13 +40,13 @@ def open_parquet(paths: Sequence[Path], size: int = 32) -> Images:
     Row groups are read when one of their rows is asked for. So rows are read fast in order, and slowly in a random one,
     unless all decoded images fit into memory. Raises DataError if a file is damaged or lacks such columns.
     """
-    schema = _schema(paths[0])
+    schema = schema_of(paths[0])
     image, label, caption = _columns(paths[0], schema)
     groups: list[_Group] = []
     wanted = [name for name in (label, caption) if name]
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
     for path in paths:
-        if (other := _schema(path)).names != schema.names or other.types != schema.types:
+        if (other := schema_of(path)).names != schema.names or other.types != schema.types:
             raise DataError(
                 f"{str(path)!r} has the columns {_told(other)}, and {str(paths[0])!r} has {_told(schema)}: give tables "
                 f"with the same columns"
@@ -152,7 +152,8 @@ class _Tables:
         return self._cache[at]
 
 
-def _schema(path: Path) -> pa.Schema:
+def schema_of(path: Path) -> pa.Schema:
+    """The columns of a table. Raises DataError if it is none."""
     try:
         return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:

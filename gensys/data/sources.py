@@ -30,9 +30,10 @@ NAMED: dict[str, Callable[[], Source]] = {"mnist": digits.mnist, "fashion": digi
 
 
 def _parquet(paths: Sequence[Path], size: int) -> Source:
-    from gensys.data.parquet import open_parquet  # pyarrow takes its time to import
+    from gensys.data.parquet import open_parquet, schema_of  # pyarrow takes its time to import
+    from gensys.data.parquet_table import is_table, open_parquet_table
 
-    return open_parquet(paths, size)
+    return open_parquet_table(paths) if is_table(schema_of(paths[0])) else open_parquet(paths, size)
 
 
 _MANY: dict[str, Callable[[Sequence[Path], int], Source]] = {".tar": open_tars, ".parquet": _parquet}
@@ -43,18 +44,18 @@ _ONE: dict[str, Callable[[Path], Source]] = {
     ".tsv": open_table,
 }
 _KINDS = (
-    "a folder of images, a .tar or .parquet file of images (or a folder of them, or part-{000..009}.tar), an .npz, "
-    ".npy, .csv or .tsv file, a .zarr store of latents"
+    "a folder of images, a .tar or .parquet file of images (or a folder of them, or part-{000..009}.tar), a .csv, .tsv "
+    "or .parquet table, an .npz or .npy file, a .zarr store of latents"
 )
 
 
 def open_source(data: str | Path, size: int = 32) -> Source:
     """Open a data set: "mnist", "fashion", "moons" (see `toys`), or a path, whose kind its suffix or content tells.
 
-    data: a name, or the path of a folder of images (`folder`), of tars (`webdataset`), of tables (`parquet`), of arrays
-    (`arrays`), of a table of numbers (`table`), of a sealed latent store (`latents`), which may be a URL too. A path
-    without a slash that equals a name needs "./". size: encoded images are cropped and resized to size x size; other
-    data have their own.
+    data: a name, or the path of a folder of images (`folder`), of tars (`webdataset`), of tables of images (`parquet`)
+    or of numbers (`table`, `parquet_table`), of arrays (`arrays`), of a sealed latent store (`latents`), which may be a
+    URL too. A path without a slash that equals a name needs "./". size: encoded images are cropped and resized to size
+    x size; other data have their own.
     Raises DataError with the remedy.
     """
     if isinstance(data, str) and data in NAMED:

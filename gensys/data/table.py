@@ -16,10 +16,10 @@ from gensys.data.arrays import Arrays
 from gensys.data.source import labels_of
 from gensys.errors import DataError
 
-__all__ = ["open_table", "write_table"]
+__all__ = ["LABELS", "MOST_DECIMALS", "check_words", "open_table", "write_table"]
 
-_LABELS = ("label", "class")
-_MOST_DECIMALS = 6  # with which numbers are written down; with more they are what a computer printed
+LABELS = ("label", "class")
+MOST_DECIMALS = 6  # with which numbers are written down; with more they are what a computer printed
 
 
 def open_table(path: Path) -> Arrays:
@@ -35,7 +35,7 @@ def open_table(path: Path) -> Arrays:
     number, header = next(lines, (1, []))
     names = [name.strip() for name in header]
     _check_names(path, names)
-    label = next((i for i, name in enumerate(names) if name.lower() in _LABELS), None)
+    label = next((i for i, name in enumerate(names) if name.lower() in LABELS), None)
     columns = [_Cells(name) for i, name in enumerate(names) if i != label]
     labels, at, known = list[int | str | None](), array("q"), dict[int, str]()
     for number, found in lines:
@@ -93,7 +93,7 @@ class _Cells:
     @property
     def decimals(self) -> int | None:
         """Of all numbers of the column, None = any."""
-        return self._decimals if self._numbers and self._decimals <= _MOST_DECIMALS else None
+        return self._decimals if self._numbers and self._decimals <= MOST_DECIMALS else None
 
     def finished(self, path: Path, known: dict[int, str]) -> npt.NDArray[np.float32]:
         """The column; in one of numbers the words are put down in `known`."""
@@ -103,13 +103,18 @@ class _Cells:
                 known.setdefault(row, f"{self.name} is {words[int(x[row])]!r}, no number")
                 x[row] = 0.0
             return x
-        if len(words) > MOST_CATEGORIES:
-            raise DataError(
-                f"the column {self.name!r} of {str(path)!r} has {len(words):,} different words, and at most "
-                f"{MOST_CATEGORIES:,} can be categories: leave it out of the table"
-            )
+        check_words(self.name, repr(str(path)), len(words))
         place = {word: k for k, word in enumerate(self.categories)}
         return np.array([place[word] for word in words], np.float32)[x.astype(np.int64)]
+
+
+def check_words(name: str, place: str, count: int) -> None:
+    """Raise DataError for a column of more different words than can be categories."""
+    if count > MOST_CATEGORIES:
+        raise DataError(
+            f"the column {name!r} of {place} has {count:,} different words, and at most {MOST_CATEGORIES:,} can be "
+            "categories: leave it out of the table"
+        )
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -121,7 +126,7 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"the table {str(path)!r} has two columns {twice!r}: rename one")
-    if len(names) == 1 and (names[0].lower() in _LABELS or re.search(r"[;,\t|]", names[0])):
+    if len(names) == 1 and (names[0].lower() in LABELS or re.search(r"[;,\t|]", names[0])):
         raise DataError(
             f"the table {str(path)!r} has the column {names[0]!r} alone: its cells are divided by "
             f"{'tabs' if _delimiter(path) != ',' else 'commas'}, and columns of numbers or categories are wanted"
@@ -158,7 +163,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _decimals(number: str) -> int:
     """How many a number needs as it is written, 2.50 one; in powers of ten, 1e-3, any."""
     whole, _, behind = number.partition(".")
-    return len(behind.rstrip("0")) if (whole + behind).lstrip("+-").isdigit() else _MOST_DECIMALS + 1
+    return len(behind.rstrip("0")) if (whole + behind).lstrip("+-").isdigit() else MOST_DECIMALS + 1
 
 
 def _number(text: str) -> float | None:

@@ -95,7 +95,7 @@ def test_a_damaged_row_group_is_rows(items, tmp_path):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"a": [1, 2], "b": ["x", "y"]}, r"columns a \(int64\), b \(string\)"),
+        ({"a": [1, 2], "b": [["x"], ["y"]]}, r"columns a \(int64\), b \(list<"),
         ({"a": [b"1"], "b": [b"2"]}, "a, b could be it"),
         ({"image": pa.array([], pa.binary())}, "have no rows"),
         ({"image": [b"1"], "label": [1.5]}, "column 'label'.*holds 1.5"),
