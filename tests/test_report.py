@@ -220,6 +220,9 @@ def test_a_codec_elsewhere_is_found_by_the_latents(tmp_path):
     latents.mkdir()
     (latents / "zarr.json").write_text(json.dumps({"attributes": {"codec": {"run": str(codec), "data": "my images"}}}))
     assert "gensys encode runs/vae --data 'my images' --out runs/run/latents.zarr" in read(folder)[1].words
+    mirrored = {"codec": {"run": str(codec), "data": ""}, "gensys_store": {"arrays": {"mean": {}, "mean_mirror": {}}}}
+    (latents / "zarr.json").write_text(json.dumps({"attributes": mirrored}))
+    assert "gensys encode runs/vae --mirror --out runs/run/latents.zarr" in read(folder)[1].words
 
 
 def test_folders_are_renamed_whole_and_only_they(tmp_path):

@@ -210,14 +210,20 @@ def _log(path: Path) -> list[dict[str, Any]]:
 
 
 def _latents(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
-    """{"run", "data", ...} of the codec, from the store that the run was trained on; {} if there is none."""
+    """{"run", "data", ...} of the codec, from the store that the run was trained on; {} if there is none. "mirror":
+    whether it holds mirrored copies."""
     knobs = document.get("knobs")
     data = knobs.get("data") if isinstance(knobs, dict) else None
     for path in (folder / "latents.zarr", Path(data) if isinstance(data, str) else folder):
         attributes = quietly(path / "zarr.json").get("attributes")
         made_by = attributes.get("codec") if isinstance(attributes, dict) else None
         if isinstance(made_by, dict):
-            return made_by
+            from gensys.data.channel_moments import MIRROR
+            from gensys.data.layout import KEY
+
+            store = attributes.get(KEY)
+            arrays = store.get("arrays") if isinstance(store, dict) else None
+            return made_by | {"mirror": any(str(name).endswith(MIRROR) for name in arrays or ())}
     return {}
 
 

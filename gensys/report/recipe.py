@@ -63,6 +63,7 @@ def commands(found: Contents, places: Places) -> list[tuple[str, str]]:
         steps.append(("train the codec", train(found.codec, codec, places)))
         data = places(found.latents.get("data") or "")
         options = [f"--data {shlex.quote(data)}"] if data else []
+        options += ["--mirror"] if found.latents.get("mirror") else []
         steps.append(
             ("encode the data", _line(["gensys encode", shlex.quote(codec), *options, f"--out {shlex.quote(latents)}"]))
         )

@@ -99,13 +99,15 @@ def _columns(samples: Rows, real: Rows, other: Rows | None, columns: Sequence[Co
         return float(np.mean(found))
 
     if numbers:
-        of = f"mean over {len(numbers)} columns of numbers"
+        of = f"mean over the {len(numbers)} columns of numbers" if len(numbers) > 1 else "of the column of numbers"
         about = f"1 - the largest difference of the shares of values up to a bound, {of}"
         result["ks_complement"] = _scored(partial(mean, marginals.ks_complement), samples, other, "higher", about)
         about = f"how far values have to move, in standard deviations, {of}"
         result["wasserstein_1"] = _scored(partial(mean, marginals.wasserstein), samples, other, "lower", about)
     if categories:
-        about = f"1 - the total variation of the shares of values, mean over {len(categories)} columns of categories"
+        many = len(categories) > 1
+        of = f"mean over the {len(categories)} columns of categories" if many else "of the column of categories"
+        about = f"1 - the total variation of the shares of values, {of}"
         result["tv_complement"] = _scored(shares, samples, other, "higher", about)
     return result
 
