@@ -216,8 +216,7 @@ def _latents(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     data = knobs.get("data") if isinstance(knobs, dict) else None
     for path in (folder / "latents.zarr", Path(data) if isinstance(data, str) else folder):
         attributes = quietly(path / "zarr.json").get("attributes")
-        made_by = attributes.get("codec") if isinstance(attributes, dict) else None
-        if isinstance(made_by, dict):
+        if isinstance(attributes, dict) and isinstance(made_by := attributes.get("codec"), dict):
             from gensys.data.channel_moments import MIRROR
             from gensys.data.layout import KEY
 
