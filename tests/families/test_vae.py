@@ -7,12 +7,14 @@ import torch
 
 from gensys.bijections.actnorm import ActNorm
 from gensys.core import Batch, Codec, HasBits, HasLikelihood, Posterior
+from gensys.errors import ConfigError
 from gensys.families.flow import Flow
 from gensys.families.vae import VAE, interpolate
 from gensys.likelihood import dequantise
 from gensys.noise import Noise, Stream
 from gensys.objectives.elbo import active_units, committed, cyclic, free_bits, kl_per_dimension, linear, negative_bound
 from gensys.objectives.observation import Bernoulli, Columns, DiscretisedLogistic, Gaussian
+from gensys.run import resolve
 from gensys.systems.vae import linear_vae, vae
 
 D, Z = 5, 2
@@ -326,3 +328,31 @@ def test_bits_are_the_bound_where_the_observation_is_a_law_of_such_data():
     torch.testing.assert_close(pixels.per_dim, -(model.log_prob(y, {}) / 64 + math.log(width)) / math.log(2.0))
     torch.testing.assert_close(density.per_dim, -model.log_prob(x, {}) / 64 / math.log(2.0))
     assert found["neither"][1:] == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "learnt"),
+    [
+        ({}, True),
+        ({"prior": "normal"}, False),
+        ({"free": "0.1"}, False),
+        ({"delta": "0.1"}, False),
+        ({"latent": "1"}, False),
+    ],
+)
+def test_the_prior_of_the_recipe_is_learnt_unless_something_speaks_against_it(knobs, learnt):
+    model = resolve("vae", {"data": "moons", "width": "8", **knobs}).model()
+    assert (model.prior is not None) == learnt
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"prior": "flow", "latent": "1"}, "couplings of prior=flow need two numbers in a latent, got latent=1"),
+        ({"prior": "flow", "free": "0.1"}, "'free' .*prior=normal"),
+        ({"prior": "normal", "couplings": "4"}, "'couplings' .*prior=flow"),
+    ],
+)
+def test_knobs_of_the_prior_that_do_not_fit_together_are_refused(knobs, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve("vae", {"data": "moons", **knobs}).model()
