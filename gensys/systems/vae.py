@@ -74,7 +74,7 @@ def vae(
         encoder = Perceptron(inputs, 2 * latent, width=width, depth=depth)
         decoder = Perceptron(latent, outputs, width=width, depth=depth)
         parts = (_Features(table, encoder) if table else encoder), decoder
-    # networks of 64 units cost a fifth of a step for digits; splines in their place gave the same samples
+    # with 64 units the prior costs two fifths of a step of digits; splines in their place gave the same samples
     prior = realnvp((latent,), width=64, steps=couplings) if couplings else None
     return VAE(
         *parts,
