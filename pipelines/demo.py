@@ -59,7 +59,7 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
 
     Returns {"seconds", "metrics", "report", "grid", "stages"}.
     """
-    from gensys.report import draw_trajectory, write_report
+    from gensys.report import add_trajectory, write_report
 
     if budget <= 0 or samples < 1 or workers < 1:
         raise ConfigError(f"'budget', 'samples' and 'workers' must be positive, got {budget}, {samples}, {workers}")
@@ -109,7 +109,7 @@ def demo(folder: Path, *, data: str, budget: float, workers: int, samples: int, 
     with stages.stage("evaluate", "classifier, distances, reconstruction"):
         scores = evaluate(folder, screen=screen)
     with stages.stage("report", "pictures and report.html"):
-        draw_trajectory(flow.model(), source.classes, 0, folder / "trajectory.png")
+        add_trajectory(folder)
         add_neighbours(folder, screen)
         add_map(folder, screen)
         report = write_report(folder)

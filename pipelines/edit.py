@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from gensys.pipelines.decode import save_picture
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
-from gensys.pipelines.sample import check_label, stored
+from gensys.pipelines.sample import class_of, stored
 
 from gensys.core import Cond, Generative
 from gensys.data.arrays import Arrays
@@ -171,7 +171,7 @@ def edit(
     how: Edit,
     *,
     seed: int,
-    label: int | None,
+    label: int | str | None,
     overrides: Mapping[str, str],
     workers: int,
     screen: Screen,
@@ -187,7 +187,7 @@ def edit(
     spec = folder.retuned(overrides)
     run = spec.load()
     classes = run.source.classes
-    check_label(label, classes)
+    label = class_of(label, classes)
     weights = folder.weights_digest(checkpoint, screen.line)
     model = folder.model(spec, weights)
     one = torch.zeros(1, dtype=torch.int64)

@@ -180,7 +180,8 @@ def evaluate_images(subject: Subject, asked: Asked, screen: Screen) -> Scores:
 
 def _judge(subject: Subject, asked: Asked, screen: Screen, leave_out: Callable[[str], None]) -> Judge | None:
     """The classifier of the data; None where nothing asks for it, or there can be none and features are another's."""
-    if asked.features != LENET and not asked.wants("labels"):
+    agreement = asked.wants("labels") and bool((subject.labels >= 0).all())
+    if asked.features != LENET and not agreement:
         return None
     try:
         with screen.phase("train the classifier", 1, "steps"):
@@ -211,13 +212,12 @@ def _of_classes(
     found: dict[str, Metric] = {}
     labels = subject.labels
     labelled = bool((labels >= 0).all())
-    if asked.wants("labels") and judged is not None:
-        if labelled:
-            logits = seen.logits if asked.features == LENET else lenet(judged.classifier).logits(subject.samples)
-            assert logits is not None  # a classifier's
-            found |= evaluate_labels(labels, logits, judged.accuracy)
-        else:
-            leave_out("no label agreement: the samples were drawn without labels")
+    if asked.wants("labels") and not labelled:
+        leave_out("no label agreement: the samples were drawn without labels")
+    elif asked.wants("labels") and judged is not None:
+        logits = seen.logits if asked.features == LENET else lenet(judged.classifier).logits(subject.samples)
+        assert logits is not None  # a classifier's
+        found |= evaluate_labels(labels, logits, judged.accuracy)
     if asked.wants("diversity"):
         x, known = images(reference, real.reference)
         alike = reference.classes == subject.source.classes  # of others the numbers mean something else

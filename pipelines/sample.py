@@ -32,7 +32,7 @@ from gensys.columns import Column, rounded
 from gensys.core import Cond, Generative, InLatents
 from gensys.data.arrays import Arrays
 from gensys.data.pairs import data_of
-from gensys.data.sample_table import SampleTable, read_sample_table
+from gensys.data.sample_table import SampleTable, class_number, read_sample_table
 from gensys.data.source import Source, scaled
 from gensys.data.store import ArraySpec, Store
 from gensys.data.table import write_table
@@ -46,7 +46,7 @@ from gensys.progress import Screen
 from gensys.run import Run, Spec
 from gensys.run_folder import RunFolder
 
-__all__ = ["SampleJob", "check_label", "sample", "stored"]
+__all__ = ["SampleJob", "class_of", "sample", "stored"]
 
 
 @dataclass(frozen=True)
@@ -170,15 +170,19 @@ def _cond(
     return cond
 
 
-def check_label(label: int | None, classes: tuple[str, ...]) -> None:
-    """Raises: ConfigError for a label that is none of the classes."""
-    if label is not None and not 0 <= label < len(classes):
-        raise ConfigError(
-            f"'label' must lie in 0..{len(classes) - 1}, got {label}" if classes else "this model has no labels"
-        )
+def class_of(label: int | str | None, classes: tuple[str, ...]) -> int | None:
+    """The class that is asked for by its name or number; None = none is. Raises: ConfigError if there is none such."""
+    if label is None:
+        return None
+    if not classes:
+        raise ConfigError("this model has no labels")
+    try:
+        return class_number(label, classes)
+    except ValueError as error:
+        raise ConfigError(f"'label': {error}") from error
 
 
-def _images(spec: Spec, classes: tuple[str, ...], data: str, translates: bool, label: int | None) -> Source:
+def _images(spec: Spec, classes: tuple[str, ...], data: str, translates: bool, label: int | str | None) -> Source:
     """The images to translate."""
     if not translates:
         raise ConfigError(f"'data' is {data!r}, and this model draws samples of its own: it translates no images")
@@ -194,7 +198,7 @@ def sample(
     *,
     ids: range | None,
     seed: int,
-    label: int | None,
+    label: int | str | None,
     overrides: Mapping[str, str],
     shard: int | None,
     workers: int,
@@ -211,12 +215,13 @@ def sample(
     put beside it, or all rows of a table as a .csv file.
 
     checkpoint: whose weights, see `RunFolder.weights`.
-    ids: None = every row that is given, or the first 64. table: what each sample is to be (data/sample_table.py). data:
-    images to translate, what `encode.source_of` opens; label is the domain that they go to. latents: store what the
-    codec's decoder takes, float32, or int64 of codes (pipelines/decode.py decodes it; float16 would not decode to the
-    same bits). moments: store the moments of every shard's features (pipelines/moments.py); the classifier is trained
-    first if the run has none yet. pairs: samples that a flow is to be trained on with their noise
-    (pipelines/reflow.py): the latents of a model that draws some, of any other float32 that is not rounded.
+    ids: None = every row that is given, or the first 64. label: the class of all, by name or number. table: what each
+    sample is to be (data/sample_table.py). data: images to translate, what `encode.source_of` opens; label is the
+    domain that they go to. latents: store what the codec's decoder takes, float32, or int64 of codes
+    (pipelines/decode.py decodes it; float16 would not decode to the same bits). moments: store the moments of every
+    shard's features (pipelines/moments.py); the classifier is trained first if the run has none yet. pairs: samples
+    that a flow is to be trained on with their noise (pipelines/reflow.py): the latents of a model that draws some, of
+    any other float32 that is not rounded.
     """
     spec = folder.retuned(overrides)
     run = spec.load()
@@ -225,6 +230,7 @@ def sample(
     model = folder.model(spec, weights)
     translates = "image" in model.conditions
     images = None if data is None else _images(spec, classes, data, translates, label)
+    label = class_of(label, classes if "label" in model.conditions else ())
     if table is not None and translates:
         raise ConfigError("'table' says what samples are to be, and this model translates images: give 'data'")
     rows = None if table is None else _read(table.resolve(), model, run)
@@ -238,7 +244,6 @@ def sample(
             f"'seeds' is {ids.start}:{ids.stop}, and the {what} has the rows 0:{len(given)}: ask for fewer samples, or "
             "add rows"
         )
-    check_label(label, classes if "label" in model.conditions else ())
     if rows is not None and label is not None and "label" in rows.columns:
         raise ConfigError(f"'label' is {label}, and the table {str(table)!r} has labels of its own: give one of them")
     if latents and moments:

@@ -438,7 +438,7 @@ def test_sample(here, calls, store):
     assert (folder.path, out) == (Path(), Path("o.zarr"))
     del options["screen"]
     assert options == {
-        "ids": range(5, 25), "seed": 9, "label": 3, "overrides": {"steps": "40"}, "shard": None, "workers": 2,
+        "ids": range(5, 25), "seed": 9, "label": "3", "overrides": {"steps": "40"}, "shard": None, "workers": 2,
         "checkpoint": "newest", "table": None, "data": "own", "latents": False, "moments": False,
     }  # fmt: skip
 

@@ -50,7 +50,7 @@ from gensys.terminal import Answer, answering, keeping, quoted
     help="With --mask, how often each step is walked: more make both parts fit better.",
 )
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Another seed gives other edits.")
-@click.option("--label", type=click.IntRange(0), metavar="N", help="Class to draw.  [default: that of each image]")
+@click.option("--label", metavar="CLASS", help="Class to draw, its name or number.  [default: that of each image]")
 @out_option
 @workers_option()
 @checkpoint_option
@@ -65,7 +65,7 @@ def edit(
     invert: bool,
     resamplings: int,
     seed: int,
-    label: int | None,
+    label: str | None,
     out: Where | None,
     workers: int,
     checkpoint: str,

@@ -36,7 +36,7 @@ from gensys.terminal import Answer, answering, keeping, quoted
     show_default=True,
     help="Another seed gives other samples.",
 )
-@click.option("--label", type=click.IntRange(0), metavar="N", help="Class to draw.  [default: every class in turn]")
+@click.option("--label", metavar="CLASS", help="Class to draw, its name or number.  [default: every class in turn]")
 @click.option(
     "--table",
     type=click.Path(path_type=Path),
@@ -63,7 +63,7 @@ def sample(
     knobs: Sequence[str],
     ids: range | None,
     seed: int,
-    label: int | None,
+    label: str | None,
     table: Path | None,
     data: str | None,
     latents: bool,

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from gensys.errors import DataError
 
-__all__ = ["NEEDS", "SampleTable", "read_sample_table"]
+__all__ = ["NEEDS", "SampleTable", "class_number", "read_sample_table"]
 
 NEEDS = {"label": "label", "guidance": "guidance", "seed": "seed", "prompt": "text", "vector": "vector"}
 """The columns, and the condition that a model must know for each."""
@@ -94,7 +94,7 @@ def read_sample_table(path: Path, classes: Sequence[str], conditions: frozenset[
             f"the table {str(path)!r} is empty: it needs a row for every sample, and one of {', '.join(NEEDS)}"
         )
     read: dict[str, Callable[[Any], Any]] = {
-        "label": lambda value: _label(value, classes),
+        "label": lambda value: class_number(value, classes),
         "guidance": _guidance,
         "seed": _seed,
         "prompt": _text,
@@ -124,7 +124,8 @@ def _wrong(path: Path, row: int, what: str) -> DataError:
 # -------------------------------------------------------------------------------------------------------------- values
 
 
-def _label(value: Any, classes: Sequence[str]) -> int:
+def class_number(value: Any, classes: Sequence[str]) -> int:
+    """The number of a class, from its name or its number. Raises ValueError for what is neither."""
     if isinstance(value, str) and value in classes:
         return classes.index(value)
     number = _whole(value)

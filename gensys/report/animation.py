@@ -88,7 +88,7 @@ def draw_trajectory(model: Generative, classes: Sequence[str], seed: int, path: 
 
 def add_trajectory(folder: Path) -> None:
     """Write a run's trajectory.png if it has none of these weights and knobs, a checkpoint, and a model that can be
-    animated. One that was not written here, as by a demo, stands.
+    animated.
 
     With the weights, the knobs and the seed of samples.zarr, if that is there. Raises: RunError if the run no longer
     holds these weights.
@@ -96,7 +96,7 @@ def add_trajectory(folder: Path) -> None:
     from gensys.report.reading import training
 
     path, found = folder / "trajectory.png", training(folder)
-    if found.is_codec or not found.state or (path.exists() and not (folder / TRAJECTORY).exists()):
+    if found.is_codec or not found.state:
         return
     import torch
 

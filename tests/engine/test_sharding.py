@@ -16,6 +16,7 @@ from gensys.engine.sharding import networks, shard_weights
 from gensys.errors import ConfigError
 
 PROGRAM = """
+import os
 import sys
 from pathlib import Path
 import torch
@@ -52,9 +53,10 @@ def preview(average, step):
 train(model, batch, settings, folder, world=world, preview=preview, score=lambda average: float(
     sum(p.double().square().sum() for p in average.parameters())), stop=lambda: seen[0] >= last, shard=bool(shard))
 local = sum((p.to_local() if is_sharded(p) else p).numel() for p in model.parameters())
-print(local, sum(p.numel() for p in model.parameters()), len(shown))
+print(local, sum(p.numel() for p in model.parameters()), len(shown), flush=True)
 if size > 1:
     dist.destroy_process_group()
+os._exit(0)  # sharded weights hold the group beyond its end, whose threads torch now and then stumbles over at exit
 """
 
 

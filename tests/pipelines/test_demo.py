@@ -13,6 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 WORDS = ("demo", "--budget", "30", "--samples", "128", "--workers", "2", "--run", "demo")
 MADE = ("run.json", "stages.json", "evaluation.json", "report.html", "samples.png", "trajectory.png", "metrics.jsonl",
+        "trajectory.json",
         "codec/run.json", "latents.zarr/zarr.json", "samples.zarr/zarr.json")  # fmt: skip
 
 

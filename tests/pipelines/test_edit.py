@@ -109,7 +109,7 @@ def test_a_partial_time_is_what_the_function_does_for_every_image(root, tmp_path
     assert torch.equal(made[:64], to_uint8(wanted))
     words = ("--images", root / "images", "--from", 0.6, "guidance=1e4")  # which a hardly trained model follows
     own, _ = edited(root, "flow", tmp_path / "b.zarr", *words)
-    labelled, store = edited(root, "flow", tmp_path / "c.zarr", *words, "--label", 1)
+    labelled, store = edited(root, "flow", tmp_path / "c.zarr", *words, "--label", "bee")
     assert store.read("label", range(70)).tolist() == [1] * 70
     same = batch.cond["label"] == 1
     assert torch.equal(labelled[:64][same], own[:64][same])
@@ -149,7 +149,8 @@ def test_a_single_file_is_cropped_and_has_no_label_of_its_own(root, tmp_path):
         ("flow", "--images images --mask small.png", "is 8 x 8, and images are 16 x 16"),
         ("flow", "--images images --mask colour.npy", "cannot be read as an image"),
         ("flow", "--images colour.npy --from 0.5", "have the shape (3, 16, 16) (channels, height, width), and the run"),
-        ("flow", "--images images --from 0.5 --label 2", "'label' must lie in 0..1, got 2"),
+        ("flow", "--images images --from 0.5 --label 2", "'label': a label lies in 0..1, got 2"),
+        ("flow", "--images images --from 0.5 --label beee", "'label': there is no class 'beee'. Did you mean 'bee'?"),
         ("flow", "--images nowhere --from 0.5", "nowhere"),
         ("flow", "--images images --invert eta=0.5", "'solver' ddim adds noise as it goes"),
         ("flow", "--images images --invert eta=0.5 solver=heun", "knob 'eta' is 0.5, and has no effect here"),

@@ -81,7 +81,7 @@ def test_a_row_of_the_table_is_drawn_as_if_all_were_like_it(root, tmp_path):
         np.testing.assert_array_equal(found["x"][chosen], alike["x"][chosen])
     others = table(tmp_path / "u.csv", ["cat"] * 66 + ["bee"], [2.0] * 66 + [3.0], [5] * 66 + [0])
     other = rows(draw(root, tmp_path / "u.zarr", table=others))  # the same row among others, in a shorter table
-    same = rows(draw(root, tmp_path / "v.zarr", range(67), label=1, overrides={"guidance": "3"}))
+    same = rows(draw(root, tmp_path / "v.zarr", range(67), label="bee", overrides={"guidance": "3"}))
     np.testing.assert_array_equal(other["x"][66], same["x"][66])
 
 

@@ -107,7 +107,7 @@ def test_what_no_translator_takes_is_refused(root, tmp_path):
     table.write_text("label\n0\n")
     with pytest.raises(ConfigError, match="'table' says what samples are to be, and this model translates images"):
         draw(root, tmp_path / "n.zarr", table=table)
-    with pytest.raises(ConfigError, match=r"'label' must lie in 0\.\.1, got 2"):
+    with pytest.raises(ConfigError, match=r"'label': a label lies in 0\.\.1, got 2"):
         draw(root, tmp_path / "n.zarr", label=2)
     data = str(root / "photos.npy")
     knobs = {"data": data, "width": "4", "depth": "1", "batch": "8", "budget": "8", "precision": "fp32"}
