@@ -32,12 +32,14 @@ def open_parquet_table(paths: Sequence[Path]) -> Arrays:
     be read. Numbers have the most decimals that any of their column needs; any, if that is more than six. Raises
     DataError for a damaged file, for files with other columns than the first, and if there is no row.
     """
-    try:
-        tables = [pq.read_table(path) for path in paths]
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{str(paths[0])!r}{' or another' if len(paths) > 1 else ''} is damaged: {error}") from error
-    for path, other in zip(paths, tables, strict=True):
-        if other.schema.names != tables[0].schema.names or other.schema.types != tables[0].schema.types:
+    tables = list[pa.Table]()
+    for path in paths:
+        try:
+            tables.append(pq.read_table(path))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{str(path)!r} is damaged: {error}") from error
+        first, own = tables[0].schema, tables[-1].schema
+        if (own.names, own.types) != (first.names, first.types):
             raise DataError(f"{str(path)!r} has other columns than {str(paths[0])!r}: give tables with the same ones")
     table = pa.concat_tables(tables)
     place = f"the table {str(paths[0])!r}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")

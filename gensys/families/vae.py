@@ -107,10 +107,12 @@ class VAE(Generative):
         x, posterior = batch.x, self.encode(batch.x)
         elements = x[0].numel()  # keeps the learning rate free of the size of the data
         eps = noise.normal((self.draws, *posterior.mean.shape[1:]), Stream.POSTERIOR)
-        log_likelihood, ratio = self._log_likelihood(x, posterior, eps), self._log_ratio(posterior, eps)
-        kl = None if self.prior is None else -ratio.mean(1)
+        log_likelihood = self._log_likelihood(x, posterior, eps)
         if self.draws > 1:
+            ratio = self._log_ratio(posterior, eps)
+            kl = None if self.prior is None else -ratio.mean(1)
             return importance_loss(log_likelihood, ratio, posterior, kl=kl, elements=elements)
+        kl = None if self.prior is None else -self._log_ratio(posterior, eps)[:, 0]
         share = self.schedule(noise.step) if self.schedule is not None and self.training else 1.0
         beta = self.beta * share
         return negative_bound(log_likelihood[:, 0], posterior, kl=kl, beta=beta, free=self.free, elements=elements)

@@ -75,6 +75,9 @@ def test_several_files_are_one_table(tmp_path):
     write(tmp_path / "c.parquet", {"x": [3.0], "other": ["t"]})
     with pytest.raises(DataError, match=r"c.parquet' has other columns than .*a.parquet': give tables with the same"):
         open_source(tmp_path)
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(DataError, match=r"c\.parquet' is damaged"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(
