@@ -170,7 +170,8 @@ def normflows_glow_(task: Task) -> Done:
             u, drawn = torch.cat([u, some[some.flatten(1).isfinite().all(1)]]), drawn + 100
         nats = torch.cat([log_prob(spread(part)) for part in task.held.split(64)])
     bits = bits_per_dim(nats, math.prod(task.x.shape[1:]), width)
-    note = f"{1 - len(u) / drawn:.0%} of what it drew had NaN, and others were drawn for them" if len(u) < drawn else ""
+    lost = drawn - len(u)
+    note = f"{lost:,} of {drawn:,} that it drew had NaN, and others were drawn for them" if lost else ""
     samples = u[: len(task.wanted)] * 256 * width - 1.0 - 0.5 * width
     return Done(samples, None, float(bits.mean()), rows, size(model), note)
 

@@ -251,8 +251,20 @@ def _table(data: str, seconds: float, rows: list[Row]) -> list[str]:
         verdicts.append(f"- {name} at other rates: {', '.join(found)}; the table has {PEERS[name].lr:g}.")
     missing = [f"`{name}`" for name in ORDER if name not in cells]
     verdicts += [f"- not measured: {', '.join(missing)}."] if missing else []
-    notes = dict.fromkeys(f"- {row['name']}: {row['note']}." for row in rows if row["note"])
-    return [*lines, "", *verdicts, *notes, ""]
+    return [*lines, "", *verdicts, *_notes(cells), ""]
+
+
+def _notes(cells: dict[str, list[Row]]) -> list[str]:
+    """What was noted of the cells of the table, each note once; a share that was rounded to none is none."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for name, rows in cells.items():
+        for row in rows:
+            if row["note"] and not row["note"].startswith("0% "):
+                seeds.setdefault((name, row["note"]), []).append(str(row["seed"]))
+    return [
+        f"- {name}: {note} (seed{'s' if len(some) > 1 else ''} {', '.join(some)})."
+        for (name, note), some in seeds.items()
+    ]
 
 
 COLUMNS = ("fd / real data's", "precision", "recall", "density", "coverage", "agreement", "bits", "rows", "parameters")
