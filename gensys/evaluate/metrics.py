@@ -284,7 +284,9 @@ def evaluate_reconstruction(
             values = ms_ssim(images, decoded, scales=scales).values
             found["reconstruction_ms_ssim"] = mean_metric(values, 1.0, "", "higher", about)
         if extractor is not None and extractor.layers is not None:
-            values = perceptual_distance(extractor.maps(images), extractor.maps(decoded))
+            pairs = zip(images.split(extractor.batch), decoded.split(extractor.batch), strict=True)
+            # a batch at a time: the maps of an image may be a megabyte
+            values = torch.cat([perceptual_distance(extractor.maps(x), extractor.maps(y)) for x, y in pairs])
             about = f"mean perceptual distance in {extractor.name} features, unit weights; 0 = equal"
             found[f"reconstruction_perceptual_{extractor.key}"] = mean_metric(values, 0.0, "", "lower", about)
     return found

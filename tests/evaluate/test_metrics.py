@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from gensys.evaluate.classifier import accuracy, features, train_classifier
 from gensys.evaluate.distribution import Seen, evaluate_features
-from gensys.evaluate.extractors import lenet
+from gensys.evaluate.extractors import Extractor, lenet
 from gensys.evaluate.frechet import frechet_distance
 from gensys.evaluate.metrics import Metric, evaluate_reconstruction, evaluate_samples, proportion_interval
+from gensys.evaluate.perceptual import perceptual_distance
 from gensys.nn.lenet import LeNet
 
 NAMES = {"precision", "recall", "density", "coverage", "memorisation_ratio", "memorisation_fraction"}
@@ -187,6 +188,23 @@ def test_a_lossless_codec_is_infinitely_good_and_still_json():
     stored = json.loads(json.dumps(got["reconstruction_psnr"].to_json(), allow_nan=False))
     assert stored["value"] == "inf"
     assert float(stored["value"]) == got["reconstruction_psnr"].value
+
+
+def test_feature_maps_of_reconstructions_are_held_a_batch_at_a_time():
+    asked = []
+
+    def layers(x):
+        return [x + 2.0, x[:, :, ::2] - 2.0]
+
+    class Counted(Extractor):
+        def maps(self, images):
+            asked.append(len(images))
+            return super().maps(images)
+
+    extractor = Counted("own", 1, "", None, lambda x: x.flatten(1), layers=layers, batch=8)
+    found = evaluate_reconstruction(FAKE, -FAKE, extractor)["reconstruction_perceptual_own"]
+    assert max(asked) == 8
+    assert found.value == pytest.approx(float(perceptual_distance(layers(FAKE), layers(-FAKE)).mean()), rel=1e-6)
 
 
 @pytest.mark.parametrize(
