@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from gensys.pipelines.features import Named, seen_of_real, seen_of_samples
 from gensys.pipelines.moments import images_of, read_moments
-from gensys.pipelines.real import Real, about_data, images, judge_of, protocol_of, reference_of, shuffled
+from gensys.pipelines.real import (
+    Real,
+    about_data,
+    images,
+    judge_of,
+    protocol_of,
+    reference_of,
+    shuffled,
+    told_of_shares,
+)
 from torch import Tensor
 
 from gensys.core import Codec
@@ -218,10 +227,13 @@ def _of_classes(
         logits = seen.logits if asked.features == LENET else lenet(judged.classifier).logits(subject.samples)
         assert logits is not None  # a classifier's
         found |= evaluate_labels(labels, logits, judged.accuracy)
+    x, known = images(reference, real.reference)
+    alike = reference.classes == subject.source.classes  # of others the numbers mean something else
+    within = labelled and alike and bool((known >= 0).all())
+    if within:
+        for told in told_of_shares(labels, known):
+            leave_out(told)
     if asked.wants("diversity"):
-        x, known = images(reference, real.reference)
-        alike = reference.classes == subject.source.classes  # of others the numbers mean something else
-        within = labelled and alike and bool((known >= 0).all())
         marks = (labels, known) if within else (None, None)
         if within and not set(labels.unique().tolist()) & set(known.unique().tolist()):
             leave_out("no diversity: the reference has none of the classes of the samples")
@@ -286,7 +298,7 @@ def evaluate_quickly(subject: Subject, screen: Screen) -> Scores:
             f"--quick needs the moments of {str(store.path)!r}, and {moments}: give the `gensys sample` command that "
             "made it once more, with --moments"
         )
-    reference = images(source, real.reference)[0]
+    reference, known = images(source, real.reference)
     floor = None if real.floor is None else images(source, real.floor)[0]
     with screen.phase("evaluate", len(store), "samples") as phase:
         try:
@@ -297,6 +309,7 @@ def evaluate_quickly(subject: Subject, screen: Screen) -> Scores:
     left_out = ["all but the Frechet distance: --quick reads no samples"]
     if any(metric.low is None for metric in metrics.values()):
         left_out.append(f"no interval: {len(moments)} shards are too few to resample; use a smaller --shard")
+    left_out += told_of_shares(subject.labels, known)
     protocol = protocol_of(store, subject.folder, source, judged, real)
     return metrics, protocol | {"moments": f"of {len(moments)} shards, taken while sampling"}, left_out
 

@@ -6,6 +6,8 @@ other training rows under the same protocol, which is what a perfect model would
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,17 @@ from gensys.evaluate.classifier import Judge, judge
 from gensys.noise import Noise
 from gensys.run_folder import RunFolder, open_codec
 
-__all__ = ["Real", "about_data", "images", "judge_of", "protocol_of", "real_source", "reference_of", "shuffled"]
+__all__ = [
+    "Real",
+    "about_data",
+    "images",
+    "judge_of",
+    "protocol_of",
+    "real_source",
+    "reference_of",
+    "shuffled",
+    "told_of_shares",
+]
 
 _ORDER_SEED = 0x0EA1  # of the choice of real rows: fixed, so that every model is held against the same images
 
@@ -120,6 +132,36 @@ def about_data(source: Source) -> dict[str, Any]:
     return {"data": source.about, "data fingerprint": source.fingerprint()}
 
 
+def _asked_of(made_by: Mapping[str, Any]) -> dict[str, str]:
+    """What samples were asked to be, where that is not every class in turn."""
+    label, data = made_by.get("label"), made_by.get("data")
+    found = {} if label is None else {"asked for": f"{made_by['classes'][label]!r} alone"}
+    found |= {"table": str(made_by["table"])[:16]} if "table" in made_by else {}
+    return found | ({} if data is None else {"translated": f"{data[0]}, fingerprint {data[1][:16]}"})
+
+
+def told_of_shares(asked: Tensor, known: Tensor) -> list[str]:
+    """Whether samples were asked for in other shares of the classes than real rows have: what is to be said then.
+
+    asked, known: (n,) and (m,), the classes of samples and of real rows, -1 = none. Shares differ if their total
+    variation is four deviations above what is expected of two draws from one distribution.
+    """
+    if bool((asked < 0).any()) or bool((known < 0).any()):
+        return []
+    classes = int(torch.cat([asked, known]).max()) + 1
+    p, q = (rows.bincount(minlength=classes).double() / len(rows) for rows in (asked, known))
+    apart, mean = 0.5 * float((p - q).abs().sum()), 0.5 * (p + q)
+    variance = mean * (1.0 - mean) * (1 / len(asked) + 1 / len(known))  # of p - q; of its size by a normal law:
+    expected = 0.5 * float((variance * 2.0 / math.pi).sqrt().sum())
+    deviation = 0.5 * math.sqrt(float(variance.sum()) * (1.0 - 2.0 / math.pi))
+    if apart <= expected + 4.0 * deviation:
+        return []
+    return [
+        f"classes of the samples: their shares are not those of real data (total variation {apart:.2f}); distances "
+        "count that too, floors do not"
+    ]
+
+
 def protocol_of(store: Store, folder: RunFolder, source: Source, judged: Judge | None, real: Real) -> dict[str, Any]:
     """Everything that the figures depend on. source: of the real data. judged: None = no classifier took part."""
     made_by = store.attributes
@@ -130,6 +172,7 @@ def protocol_of(store: Store, folder: RunFolder, source: Source, judged: Judge |
         "samples": n,
         "sample ids": f"{made_by['first']}:{made_by['first'] + n}",
         "sample seed": made_by["seed"],
+        **_asked_of(made_by),
         **sampler,
         "network calls": calls,
         "precision": resolve(run.settings.precision),

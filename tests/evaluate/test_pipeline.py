@@ -57,12 +57,15 @@ def judged(monkeypatch):
     monkeypatch.setattr(evaluate_images, "judge_of", judge)
 
 
-def samples(path, run, n, labels=True, weights="ab" * 32, knobs=None):
+def samples(path, run, n, labels=True, weights="ab" * 32, knobs=None, asked=None):
+    """asked: attributes of a store whose samples are all of one class; its "label" is which."""
     arrays = {"x": ArraySpec((1, 28, 28), "uint8"), "label": ArraySpec((), "int64")}
     about = {"kind": "samples", "run": str(run), "weights": weights, "knobs": dict(knobs or {}), "seed": 0, "first": 0}
+    about |= asked or {}
     store = Store.create(path, arrays, rows=n, shard=n, chunk=n, attributes=about)
     x = np.random.default_rng(1).integers(0, 256, (n, 1, 28, 28), np.uint8)
-    store.commit(0, {"x": x, "label": np.arange(n) % 2 if labels else np.full(n, -1)})
+    one = about.get("label", -1)
+    store.commit(0, {"x": x, "label": np.arange(n) % 2 if labels and one < 0 else np.full(n, one)})
     store.seal({})
     return path
 
@@ -150,6 +153,28 @@ def test_the_likelihood_of_held_out_rows_is_taken_where_there_is_one(codec, judg
         assert 4.0 < found["value"] < 12.0  # of random pixels, which have 8
         assert found["about"].endswith("importance-weighted bound, 64 draws")
         assert pipeline.evaluate(path, screen=SCREEN, bits=3)["metrics"]["bits_per_dim"] == found
+
+
+def test_what_samples_were_asked_to_be_is_told(codec, judged, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(RunFolder(codec).spec().model()), "conditions", frozenset({"label"}))
+    both = pipeline.evaluate(samples(tmp_path / "both.zarr", codec, 20), screen=SCREEN, asked=Asked(("fd",)))
+    assert (both["left_out"], "asked for" in both["protocol"]) == ([], False)
+    path = samples(tmp_path / "one.zarr", codec, 20, asked={"label": 1, "classes": ["cat", "dog"]})
+    one = pipeline.evaluate(path, screen=SCREEN, asked=Asked(("fd",)))
+    assert one["protocol"]["asked for"] == "'dog' alone"
+    (told,) = one["left_out"]
+    assert told.startswith("classes of the samples: their shares are not those of real data (total variation 0.")
+
+
+def test_shares_of_classes_differ_beyond_chance():
+    g = torch.Generator().manual_seed(0)
+    in_turn = torch.arange(1000)
+    for classes in (2, 10, 1000):
+        drawn = torch.randint(classes, (100, 1000), generator=g)
+        assert not any(real.told_of_shares(in_turn % classes, known) for known in drawn)
+        assert real.told_of_shares(torch.zeros_like(in_turn), drawn[0])
+    assert "0.40" in real.told_of_shares(in_turn % 2, (in_turn % 10 == 0).long())[0]
+    assert not real.told_of_shares(torch.full((9,), -1), in_turn)
 
 
 def test_a_classifier_needs_classes(tmp_path):
