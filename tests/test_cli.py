@@ -253,6 +253,16 @@ def of_ray(name, cause=None):
         (OSError(errno.ENOSPC, "no space", "/big/x"), 1, "gensys: the disk is full at '/big/x': free some space"),
         (PermissionError(errno.EACCES, "no", "/root"), 1, "gensys: permission is denied at '/root': choose a place"),
         (OSError(errno.EROFS, "ro"), 1, "gensys: the file system is read-only: choose"),
+        (
+            FileExistsError(errno.EEXIST, "e", "a.txt"),
+            1,
+            "gensys: a file is where a folder should be at 'a.txt': choose",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "n", "a/b"),
+            1,
+            "gensys: a file is where a folder should be at 'a/b': choose",
+        ),
         (MemoryError(), 1, "gensys: the memory is used up: take a smaller batch"),
         (
             KeyError("x"),

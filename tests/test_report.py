@@ -18,7 +18,7 @@ from gensys.errors import RunError
 from gensys.families.mapped import Mapped
 from gensys.report import add_trajectory, draw_trajectory, write_report
 from gensys.report.animation import columns_for
-from gensys.report.plots import curves, interval
+from gensys.report.plots import Axis, curves, interval
 from gensys.report.reading import read as contents
 from gensys.report.recipe import Places, commands
 from gensys.report.scores import compact, duration, figures, scores
@@ -234,6 +234,23 @@ def test_folders_are_renamed_whole_and_only_they(tmp_path):
     assert places("a banana") == "a banana"
 
 
+def test_a_codec_whose_folder_has_the_same_name_keeps_a_folder_of_its_own(tmp_path):
+    codec = make(tmp_path / "vae" / "0", recipe="kl_autoencoder", codec=True)
+    folder = make(tmp_path / "flow" / "0")
+    (codec / "latents.zarr").mkdir()
+    (codec / "latents.zarr" / "zarr.json").write_text(json.dumps({"attributes": {"codec": {"run": str(codec)}}}))
+    text = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(text.replace(str(folder / "latents.zarr"), str(codec / "latents.zarr")))
+    found = contents(folder)
+    lines = [line.replace(" \\\n   ", "") for _, line in commands(found, Places(found))]
+    assert lines[0].endswith("--run runs/vae/0")
+    assert lines[1] == "gensys encode runs/vae/0 --out runs/vae/0/latents.zarr"
+    assert lines[2].endswith("--run runs/0")
+    words = read(folder)[1].words
+    assert "runs/vae/0 was trained for a time" in words
+    assert "runs/0 was trained for a time" in words
+
+
 def test_the_commands_can_be_read_by_a_shell(tmp_path):
     folder = make(tmp_path / "my run")
     document = json.loads((folder / "run.json").read_text())
@@ -260,6 +277,12 @@ def test_digits_follow_the_interval():
     assert (row.value, row.ratio) == ("25.10 dB", "")
     (row,) = scores({"m": metric("inf", None, unit="dB")})
     assert (row.value, row.plot) == ("∞", None)
+    (row,) = scores({"m": metric(22443.7, 0.4836, 21000.2, 23900.1, better="lower")})
+    assert (row.value, row.floor) == ("22,444", "0.48")  # not 0
+    (row,) = scores({"m": metric(0.91, -0.00046, -0.001, 1.82, better="lower")})
+    assert (row.value, row.interval, row.floor) == ("0.9", "0.0 to 1.8", "-0.00046")  # no -0.0
+    (row,) = scores({"m": metric(3.2e-9, 1.1e-9, 3.1e-9, 3.3e-9)})
+    assert (row.value, row.interval, row.floor) == ("3.2e-09", "3.1e-09 to 3.3e-09", "1.1e-09")
 
 
 def test_figures_say_only_what_was_measured():
@@ -269,10 +292,12 @@ def test_figures_say_only_what_was_measured():
         "training time",
     ]
     assert [(f.value, f.unit) for f in figures({}, 7500.0, True)] == [("2:05", "h")]
+    assert [figures({}, s, True)[0].value for s in (59.97, 3599.8)] == ["1:00", "1:00"]  # not 60.0 s, not 60:00 min
 
 
 def test_texts():
     assert [duration(s) for s in (0.24, 59.94, 187, 7380)] == ["0.2 s", "59.9 s", "3 min 07 s", "2 h 03 min"]
+    assert (duration(59.97), compact(9999.7), compact(999.8, 3)) == ("1 min 00 s", "10,000", "1,000")
     assert [compact(v) for v in (None, True, 12345, 12345.6, 0.000123456, [])] == [
         "–", "yes", "12,345", "12,346", "0.0001235", "–",
     ]  # fmt: skip
@@ -301,6 +326,19 @@ def test_curves_stay_in_their_frame(points):
         assert x.max() <= 450.1
         assert y.min() >= 7.9
         assert y.max() <= 198.1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (104.5, 105.5, ["104.6", "104.8", "105", "105.2", "105.4"]),
+        (-1235.5, -1234.0, ["-1.2355k", "-1.235k", "-1.2345k", "-1.234k"]),
+        (1e13, 5e13, ["1e+13", "2e+13", "3e+13", "4e+13", "5e+13"]),
+        (0.0015, 0.0015, ["0.0015"]),
+    ],
+)
+def test_labels_of_an_axis_tell_its_ticks_apart(low, high, labels):
+    assert [label for _, label in Axis(low, high, 0, 1).ticks()] == labels
 
 
 def test_interval_from_zero():

@@ -76,6 +76,20 @@ def test_a_distance_of_other_rows_stands_in_the_same_line():
     assert found == [("", []), ("", ["500 rows"])]
 
 
+def test_a_number_in_a_name_that_is_no_number_of_rows_stays():
+    line, _ = cells(scored(2.0, "wasserstein_1"), scored(1.0, "wasserstein_1", reference="other rows"))
+    assert (line.name, line.ranked) == ("wasserstein_1", False)
+
+
+@pytest.mark.parametrize(("name", "told"), [("tstr_linear", ["another column predicted"]), ("ks_complement", [])])
+def test_predictions_of_other_columns_are_not_ranked(name, told):
+    line, found = cells(
+        scored(0.9, name, better="higher", predicted="age"), scored(0.5, name, better="higher", predicted="sex")
+    )
+    assert line.ranked != bool(told)
+    assert found == [("best" if line.ranked else "", []), ("", told)]
+
+
 @pytest.mark.parametrize(
     ("other", "told"),
     [

@@ -7,7 +7,7 @@ import pytest
 from browser import browser
 from made_runs import EVIL, Page, make, metric
 
-from gensys.report import write_report
+from gensys.report import write_report, write_reports
 from gensys.report.plots import shares, spans
 from gensys.report.reading import read
 from gensys.report.table_columns import table_columns
@@ -43,6 +43,12 @@ def test_columns_are_told_with_their_numbers_the_worst_first(tmp_path):
     assert worst.real == f"{EVIL} 20 %; 2 more"
 
 
+def test_values_that_differ_in_their_last_digits_are_told_with_them(tmp_path):
+    near = {level: {"samples": 1013.21 + 0.01 * k, "real": 1013.25} for k, level in enumerate(LEVELS)}
+    (row,) = table_columns(read(run(tmp_path / "run", [LENGTH | {"quantiles": near}])))
+    assert (row.samples, row.real) == ("1013.24 (1013.22 to 1013.26)", "1013.25 (1013.25 to 1013.25)")
+
+
 @pytest.mark.parametrize(
     "column",
     [
@@ -65,6 +71,17 @@ def test_a_run_without_columns_has_no_such_section(tmp_path):
         page = write_report(run(tmp_path / str(k), columns)).read_text()
         assert 'id="columns"' not in page
         assert "real images (floor)" in page
+
+
+def test_tables_side_by_side_stand_beside_real_rows(tmp_path):
+    runs = [run(tmp_path / name, [LENGTH]) for name in ("a", "b")]
+    told = json.loads((runs[0] / "evaluation.json").read_text())
+    told["metrics"] = {"ks_complement": metric(0.85, 0.95)}
+    (runs[0] / "evaluation.json").write_text(json.dumps(told))
+    words = Page(write_reports(runs, tmp_path / "page.html").read_text()).words
+    assert "of what real rows get" in words
+    assert "real rows 0.95" in words
+    assert "images" not in words
 
 
 def test_spans_lie_where_the_values_do():

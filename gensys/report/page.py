@@ -99,7 +99,9 @@ def _page(found: Contents, refresh: int) -> str:
         environment=environment,
         knobs=[(title, _knobs(t, places)) for t, title in ((codec, "Codec"), (run, "Model")) if t is not None],
         commands=commands(found, places),
-        timed=[(t.path.name, t.images) for t in (codec, run) if t is not None and timed_budget(t) and t.images],
+        timed=[
+            (places(t.path.resolve()), t.images) for t in (codec, run) if t is not None and timed_budget(t) and t.images
+        ],
         gaps=[
             Gap(g.what, places(g.why), g.remedy or train(run, places(run.path.resolve()), places)) for g in found.gaps
         ],

@@ -7,6 +7,7 @@ of them needs no plotting library and is the same text for the same numbers.
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,12 +44,23 @@ def _nice_log(low: float, high: float) -> list[float]:
     return ticks if len(ticks) <= 5 else ticks[:: math.ceil(len(ticks) / 5)]
 
 
-def _short(value: float) -> str:
+def _short(value: float, digits: int = 3) -> str:
     """12k, 3.5M, 0.02, 2e-05."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
+        if size <= abs(value) < 1e12:
+            return f"{value / size:.{digits}g}{unit}"
+    return f"{value:.{digits}g}"
+
+
+def _labelled(ticks: Sequence[float]) -> list[tuple[float, str]]:
+    """Each tick with its label, of three digits, or of so many that every label is its tick."""
+    step = min((b - a for a, b in itertools.pairwise(ticks)), default=math.inf)
+
+    def right(tick: float, digits: int) -> bool:
+        return abs(float(f"{tick:.{digits}g}") - tick) < max(step / 100, 1e-9 * abs(tick), 1e-300)
+
+    digits = next((digits for digits in range(3, 8) if all(right(tick, digits) for tick in ticks)), 8)
+    return [(tick, _short(tick, digits)) for tick in ticks]
 
 
 def _smoothed(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
@@ -95,9 +107,9 @@ class Axis:
             low, high, v = math.log(low), math.log(high), math.log(max(v, self.low))
         return self.begin + (self.end - self.begin) * (0.5 if high == low else (v - low) / (high - low))
 
-    def ticks(self, count: int = 4) -> list[float]:
-        """Round numbers along the axis, about so many."""
-        return _nice_log(self.low, self.high) if self.log else _nice(self.low, self.high, count)
+    def ticks(self, count: int = 4) -> list[tuple[float, str]]:
+        """Round numbers along the axis, about so many, with their labels."""
+        return _labelled(_nice_log(self.low, self.high) if self.log else _nice(self.low, self.high, count))
 
 
 def _opening(kind: str, width: int, height: int, title: str, fixed: bool = False) -> str:
@@ -136,12 +148,12 @@ def curves(
         return f'<polyline class="{name}" points="{d}"/>'
 
     out = [_opening("curve", width, height, title)]
-    for y in up.ticks(4 if height > 150 else 2):
+    for y, text in up.ticks(4 if height > 150 else 2):
         out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{up.at(y):.1f}" y2="{up.at(y):.1f}"/>')
-        out.append(f'<text x="{left - 8}" y="{up.at(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+        out.append(f'<text x="{left - 8}" y="{up.at(y) + 4:.1f}" text-anchor="end">{text}</text>')
     out += [
-        f'<text x="{across.at(x):.1f}" y="{height - 4}" text-anchor="middle">{_short(x)}</text>'
-        for x in _nice(0.0, furthest, 4)
+        f'<text x="{across.at(x):.1f}" y="{height - 4}" text-anchor="middle">{text}</text>'
+        for x, text in _labelled(_nice(0.0, furthest, 4))
     ]
     for k, (points, values) in enumerate(zip(series, smooth, strict=True)):
         xs, name = [x for x, _ in points], f" s{styles[k] % _STYLES}" if styles else ""
@@ -205,12 +217,12 @@ def scatter(
     if shown:
         xs = Axis.around([x for x, *_ in shown], left, side - right, logarithmic)
         ys = Axis.around([y for _, y, _ in shown], side - bottom, top, logarithmic)
-        for x in xs.ticks():
+        for x, text in xs.ticks():
             out.append(f'<line class="grid" x1="{xs.at(x):.1f}" x2="{xs.at(x):.1f}" y1="{top}" y2="{side - bottom}"/>')
-            out.append(f'<text x="{xs.at(x):.1f}" y="{side - bottom + 14}" text-anchor="middle">{_short(x)}</text>')
-        for y in ys.ticks():
+            out.append(f'<text x="{xs.at(x):.1f}" y="{side - bottom + 14}" text-anchor="middle">{text}</text>')
+        for y, text in ys.ticks():
             out.append(f'<line class="grid" x1="{left}" x2="{side - right}" y1="{ys.at(y):.1f}" y2="{ys.at(y):.1f}"/>')
-            out.append(f'<text x="{left - 6}" y="{ys.at(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+            out.append(f'<text x="{left - 6}" y="{ys.at(y) + 4:.1f}" text-anchor="end">{text}</text>')
         for x, y, name in shown:
             out.append(f'<circle class="dot" cx="{xs.at(x):.1f}" cy="{ys.at(y):.1f}" r="4"/>')
             out.append(f'<text class="name" x="{xs.at(x) + 7:.1f}" y="{ys.at(y) + 4:.1f}">{html.escape(name)}</text>')
@@ -261,9 +273,9 @@ def tradeoff(
     xs = Axis.around([x for x, *_ in points], left, width - right, log=True)
     ys = Axis.around([*ends, 1.0], height - bottom, top, log=True)
     out = [_opening("curve", width, height, title)]
-    for y in ys.ticks():
+    for y, text in ys.ticks():
         out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{ys.at(y):.1f}" y2="{ys.at(y):.1f}"/>')
-        out.append(f'<text x="{left - 8}" y="{ys.at(y) + 4:.1f}" text-anchor="end">{_short(y)}</text>')
+        out.append(f'<text x="{left - 8}" y="{ys.at(y) + 4:.1f}" text-anchor="end">{text}</text>')
     one = ys.at(1.0)
     out.append(f'<line class="floor" x1="{left}" x2="{width - right}" y1="{one:.1f}" y2="{one:.1f}"/>')
     last = -math.inf

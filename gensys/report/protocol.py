@@ -20,12 +20,17 @@ __all__ = ["Cell", "Line", "differing", "versus"]
 _Found = tuple[str, Mapping[str, Any]]  # the name of a metric as it is written, and the metric
 
 _MEASURING = ("reference", "floor", "classifier", "features", "prompt", "data fingerprint")
-_OTHER = {"data fingerprint": "another data set", "features": "other features"}
+_OTHER = {
+    "data fingerprint": "another data set",
+    "features": "other features",
+    "predicted": "another column predicted",
+}
 # other draws from the same model, what names the model itself, and what is said by another key
 _NOT_A_DIFFERENCE = ("samples", "sample ids", "sample seed", "weights", "codec", "data", "moments")
+_OF_TABLES = ("train", "held out", "predicted")  # follow from the data, but for the last, which `tstr` alone depends on
 _OF_CLASSES = ("ms_ssim_within", "diversity")  # of pairs of one class, or of any where labels are not heard
 _MANY = 4  # knobs of sampling that are named; of more, as between two families, the table of knobs tells
-_SIZE = re.compile(r"_\d+$")  # of fd_lenet_1000: how many rows a figure is of
+_SIZE = re.compile(r"_\d\d+$")  # of fd_lenet_1000: how many rows a figure is of; wasserstein_1 is a name
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,11 @@ def _line(name: str, found: Sequence[_Found | None], protocols: Sequence[Mapping
 
 def _differences(name: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What another protocol has otherwise, that the metric depends on: of the measuring, and of the drawing."""
-    measuring = [key for key in _MEASURING if mine.get(key) != theirs.get(key)]
+    depends = (*_MEASURING, "predicted") if name.startswith("tstr") else _MEASURING
+    measuring = [key for key in depends if mine.get(key) != theirs.get(key)]
     names = dict.fromkeys([*mine, *theirs])
-    drawing = [n for n in names if n not in (*_MEASURING, *_NOT_A_DIFFERENCE) and mine.get(n) != theirs.get(n)]
+    told_otherwise = (*_MEASURING, *_NOT_A_DIFFERENCE, *_OF_TABLES)
+    drawing = [n for n in names if n not in told_otherwise and mine.get(n) != theirs.get(n)]
     if name.startswith(("reconstruction", "bits")):  # of real images: no sample is drawn and no classifier asked
         plain = name.startswith("bits") or name.endswith(("mse", "psnr", "ssim"))
         depends = ("data fingerprint",) if plain else ("data fingerprint", "features")

@@ -25,12 +25,14 @@ class Places:
         if found.drawn is not None and isinstance(recorded := found.drawn.about.get("run"), str):
             known[recorded] = f"runs/{name}"
         if found.codec is not None:
-            known.setdefault(str(found.codec.path.resolve()), f"runs/{found.codec.path.resolve().name}")
-            if found.codec.path.resolve().parent == found.run.path.resolve():
-                known[str(found.codec.path.resolve())] = f"runs/{name}/{found.codec.path.name}"
+            codec = found.codec.path.resolve()
+            above = f"{codec.parent.name}/" if codec.name == name else ""  # two folders of one name are not one folder
+            known.setdefault(str(codec), f"runs/{above}{codec.name}")
+            if codec.parent == found.run.path.resolve():
+                known[str(codec)] = f"runs/{name}/{found.codec.path.name}"
         data = _knobs(found.run).get("data")
         if isinstance(data, str) and Path(data).is_absolute() and Path(data).parent.name == name:
-            known[str(Path(data).parent)] = f"runs/{name}"  # of a folder that was moved since
+            known.setdefault(str(Path(data).parent), f"runs/{name}")  # of a folder that was moved since
         self._known = {path: name for path, name in known.items() if Path(path).is_absolute() and path != "/"}
         innermost_first = sorted(self._known, key=len, reverse=True)
         # a whole path, or the beginning of one: /runs/demo must not be found in /runs/demo2

@@ -17,6 +17,7 @@ _DIRECTIONS = {
     "lower": ("↓", "lower is better"),
     "nearer": ("→", "nearer to real data is better"),
 }
+_DECIMALS = 6  # at most; numbers that need more have an exponent
 _HASH = re.compile(r"[0-9a-f]{24,}")
 
 
@@ -60,7 +61,7 @@ class Figure:
 
 def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s, 2 h 03 min."""
-    if seconds < 60:
+    if seconds < 59.95:  # above, it would be rounded to 60.0 s
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
@@ -68,10 +69,11 @@ def duration(seconds: float) -> str:
 
 def _clock(seconds: float) -> tuple[str, str]:
     """41.2 s, 3:07 min, 2:05 h: one number to be set large, and its unit."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}", "s"
-    large, small = divmod(round(seconds), 60) if seconds < 3600 else divmod(round(seconds / 60), 60)
-    return f"{large}:{small:02d}", "min" if seconds < 3600 else "h"
+    hours = round(seconds) >= 3600
+    large, small = divmod(round(seconds / 60 if hours else seconds), 60)
+    return f"{large}:{small:02d}", "h" if hours else "min"
 
 
 def compact(value: object, digits: int = 4) -> str:
@@ -83,7 +85,8 @@ def compact(value: object, digits: int = 4) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10**digits and math.isfinite(value) else f"{value:.{digits}g}"
+        whole = math.isfinite(value) and abs(value) >= 10**digits - 0.5  # also what is rounded up to it
+        return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
     if isinstance(value, list | tuple):
         shown = ", ".join(compact(v, digits) for v in value[:20])
         return f"{shown}, … ({len(value)})" if len(value) > 20 else shown or "–"
@@ -94,14 +97,20 @@ def _decimals(value: float, low: float | None, high: float | None) -> int:
     """So many that the width of the interval shows two digits; without one, four digits of the value."""
     width = 0.0 if low is None or high is None else high - low
     scale = width if width > 0 else abs(value) / 100
-    return 2 if scale == 0 else min(6, max(0, 1 - math.floor(math.log10(scale))))
+    return 2 if scale == 0 else max(0, 1 - math.floor(math.log10(scale)))
+
+
+def _floor_decimals(floor: float, decimals: int) -> int:
+    """As many as the value has, and at least two digits that are not zero: a wide interval around a bad value must not
+    round what it is compared with to nothing."""
+    return decimals if floor == 0 else max(decimals, 1 - math.floor(math.log10(abs(floor))))
 
 
 def _text(value: object, decimals: int) -> str:
     """A number of a metric, also one that is infinite ("inf") or was not measured."""
     finite = number(value)
     if finite is not None:
-        return f"{finite:,.{decimals}f}"
+        return compact(finite, 6) if decimals > _DECIMALS else f"{finite:z,.{decimals}f}"
     return {"inf": "∞", "-inf": "−∞", "None": "–"}.get(str(value), "not a number")
 
 
@@ -127,7 +136,7 @@ def _score(name: str, metric: Mapping[str, Any]) -> Score:
         about=str(metric.get("about") or ""),
         value=_text(metric.get("value"), decimals) + ("" if value is None else unit),
         interval=interval,
-        floor="" if floor is None else compact(floor) if floor == 0 else _text(floor, decimals),
+        floor="" if floor is None else compact(floor) if floor == 0 else _text(floor, _floor_decimals(floor, decimals)),
         ratio=ratio,
         arrow=arrow,
         direction=direction,

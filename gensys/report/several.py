@@ -45,6 +45,7 @@ def _page(runs: Sequence[Contents]) -> str:
             for name, f in zip(names, runs, strict=True)
         ],
         lines=lines,
+        things=_things(runs),
         doubts=[(n, doubt) for n, f in zip(names, runs, strict=True) for doubt in f.doubts],
         left_out=[(n, told) for n, f in zip(names, runs, strict=True) if (told := left_out(f.evaluation))],
         unranked=[line.name for line in lines if not line.ranked],
@@ -56,6 +57,12 @@ def _page(runs: Sequence[Contents]) -> str:
         costs=_costs(runs),
         gaps=[(name, [gap.what for gap in found.gaps]) for name, found in zip(names, runs, strict=True) if found.gaps],
     )
+
+
+def _things(runs: Sequence[Contents]) -> str:
+    """What real data are called."""
+    tables = [bool(found.evaluation and found.evaluation.get("columns")) for found in runs if found.evaluation]
+    return "data" if len(set(tables)) > 1 else "rows" if any(tables) else "images"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -197,7 +204,7 @@ def _costs(runs: Sequence[Contents]) -> list[tuple[str, list[str]]]:
     rows = [
         ("training", [seconds(found.run.seconds) for found in runs]),
         ("rows seen", [compact(found.run.images) for found in runs]),
-        ("images / s", [rate(found.run) for found in runs]),
+        ("rows / s", [rate(found.run) for found in runs]),
         ("peak memory", ["–" if peak is None else f"{peak / 2**20:,.0f} MiB" for peak in peaks]),
         ("training its codec", [seconds(None if found.codec is None else found.codec.seconds) for found in runs]),
         ("network calls a sample", [compact(_protocol(found).get("network calls")) for found in runs]),

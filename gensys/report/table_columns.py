@@ -58,11 +58,19 @@ def _numbers(quantiles: Mapping[str, Any]) -> tuple[Markup, str, str] | None:
     if len(known) < len(_LEVELS):
         return None
     samples, real = [p for p, _ in known], [q for _, q in known]
-    return markup(spans(samples, real)), _median(samples), _median(real)
+    spread = max(samples[-1] - samples[0], real[-1] - real[0])
+    digits = _digits([*samples, *real], spread / 100)
+    return markup(spans(samples, real)), _median(samples, digits), _median(real, digits)
 
 
-def _median(values: list[float]) -> str:
-    low, _, middle, _, high = (compact(value, 3) for value in values)
+def _digits(values: list[float], error: float) -> int:
+    """Three, or so many that no value is off by more: years, or pressures, differ in their last digits alone."""
+    enough = (d for d in range(3, 9) if all(abs(float(f"{value:.{d}g}") - value) <= error for value in values))
+    return next(enough, 9)
+
+
+def _median(values: list[float], digits: int) -> str:
+    low, _, middle, _, high = (compact(value, digits) for value in values)
     return f"{middle} ({low} to {high})"
 
 
