@@ -50,7 +50,8 @@ def evaluate_table(
 
     spec = folder.spec().with_knobs(store.attributes["knobs"])
     model = folder.model(spec, store.attributes["weights"])
-    real, ids = Real.choose(source, len(store)), np.arange(len(store))
+    # one set for floors: of each a forest is trained
+    real, ids = Real.choose(source, len(store), floored=len(store)), np.arange(len(store))
     left_out: list[str] = []
     labelled = bool(source.classes) and _LABEL in model.conditions
     if source.classes and not labelled:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gensys.evaluate.authenticity import authenticity
 from gensys.evaluate.checks import check_images, check_labels, one_thread
-from gensys.evaluate.distribution import NEIGHBOURS, distance, evaluate_features, see
+from gensys.evaluate.distribution import NEIGHBOURS, distance, evaluate_features, see, whole_sets
 from gensys.evaluate.diversity import Compare, beside_real, diversity, feature_distance, similarity
 from gensys.evaluate.extractors import Extractor, keyed, lenet
 from gensys.evaluate.frechet import Moments, frechet
@@ -97,7 +97,7 @@ def check_floor(floor: Tensor, reference: Tensor, n: int) -> None:
             f"'floor' needs at least {n} rows, as many as 'samples', got {floor.shape[0]}: distances depend on the "
             f"number of rows; pass {floor.shape[0]} samples, or floor=None"
         )
-    _check_disjoint(floor[:n], reference)
+    _check_disjoint(floor, reference)
 
 
 def evaluate_moments(
@@ -117,11 +117,11 @@ def evaluate_moments(
         check_floor(floor, reference, total.n)
     with one_thread():
         real = Moments.of(extractor.features(reference))
-        other = None if floor is None else Moments.of(extractor.features(floor[: total.n]))
+        others = [] if floor is None else [Moments.of(extractor.features(x)) for x in whole_sets(floor, total.n)]
         half = None
         if len(parts) >= _LEAST_PARTS:
             half = bootstrap_half(len(parts), lambda rows: frechet(Moments.fold(parts[k] for k in rows.tolist()), real))
-    return distance(extractor, total, half, real, other)
+    return distance(extractor, total, half, real, others)
 
 
 def evaluate_labels(asked: Tensor, found: Tensor, accuracy: float | None) -> dict[str, Metric]:
@@ -225,7 +225,7 @@ def evaluate_samples(
 
     samples: (n, C, H, W), n >= 6, clamped to [-1, 1] first, as saving them would. labels: (n,) int64, what each was
         asked to be, or None: then there is no `label_agreement`.
-    reference: (m, C, H, W) real images in [-1, 1], m >= 6. floor: at least n other real images, of which the first n
+    reference: (m, C, H, W) real images in [-1, 1], m >= 6. floor: at least n other real images, of which every n
         are scored as if they were samples (so not sorted by class); None leaves the floors out.
     train: the images that the model was trained on; None leaves memorisation out.
     classifier: trained on real images. accuracy: its accuracy on held-out images, the floor of `label_agreement`.
@@ -245,7 +245,7 @@ def evaluate_samples(
     if floor is not None:
         check_floor(floor, reference, n)
     fake, real = see(extractor, samples), see(extractor, reference)
-    other = None if floor is None else see(extractor, floor[:n])
+    other = None if floor is None else see(extractor, floor)
     result = evaluate_features(extractor, fake, real, other)
     if labels is not None and fake.logits is not None:
         result |= evaluate_labels(labels, fake.logits, accuracy)
