@@ -244,6 +244,12 @@ def test_latent_flows_are_straightened_in_their_latents(root, tmp_path):
     assert store.config.arrays["x"].shape == (1, 16, 16)
 
 
+def test_a_round_keeps_snapshots_of_averages_as_any_run(root, tmp_path):
+    again(root, tmp_path / "new", overrides=FEW | {"snapshots": "2"})
+    kept = sorted(path.name for path in (tmp_path / "new" / "snapshots").glob("*/*.safetensors"))
+    assert kept == ["0.05.safetensors"] * 2 + ["0.1.safetensors"] * 2
+
+
 def test_rounds_follow_each_other(root, tmp_path):
     first, second = again(root, tmp_path / "new", rounds=2, overrides={"budget": "64"})
     assert second["run"] == str(tmp_path / "new-2")
