@@ -223,6 +223,14 @@ def test_a_straightened_flow_of_a_table_draws_a_table(root, tmp_path):
         screen=SCREEN,
     )  # fmt: skip
     assert out.with_suffix(".csv").read_text().splitlines()[0] == "a,b,label"
+    mine = tmp_path / "mine.csv"
+    mine.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=r"would have 'mine\.csv' beside it, and a file of that name is there"):
+        sample(
+            RunFolder(tmp_path / "new"), mine.with_suffix(".zarr"), ids=range(4), seed=0, label=None, overrides={},
+            shard=64, workers=0, screen=SCREEN,
+        )  # fmt: skip
+    assert (mine.read_text(), mine.with_suffix(".zarr").exists()) == ("a,b\n1,2\n", False)
 
 
 def test_latent_flows_are_straightened_in_their_latents(root, tmp_path):
