@@ -5,7 +5,7 @@ The same bytes as sampling without --latents: latents are decoded in the blocks 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, device, fill
 
 from gensys.core import Generative, InLatents
+from gensys.data.place import open_place
 from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
 from gensys.data.where import Where, is_url, resolved
@@ -27,7 +28,7 @@ from gensys.progress import Screen
 from gensys.run import Spec
 from gensys.run_folder import RunFolder
 
-__all__ = ["DecodeJob", "decode", "in_latents", "save_picture"]
+__all__ = ["DecodeJob", "decode", "in_latents", "pictured", "require_free", "save_picture"]
 
 
 def in_latents(model: Generative) -> InLatents:
@@ -35,6 +36,26 @@ def in_latents(model: Generative) -> InLatents:
     if not isinstance(model, InLatents):
         raise ConfigError("this model draws its samples as they are, without a codec: there are no latents to store")
     return model
+
+
+def pictured(shape: Sequence[int]) -> bool:
+    """Whether samples of this shape are images that can be shown."""
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def require_free(out: Where, suffix: str, own: Path) -> None:
+    """Refuse a new store if what is put beside it, under its name with this suffix, would take the place of a file.
+
+    own: the run's folder, in which all comes of the run. Raises: ConfigError.
+    """
+    if is_url(out) or not open_place(out).vacant():
+        return
+    file = Path(out).with_suffix(suffix)
+    if file.exists() and own.resolve() not in file.resolve().parents:
+        raise ConfigError(
+            f"the store {str(out)!r} would have {file.name!r} beside it, and a file of that name is there: choose "
+            f"another --out, or move the file away"
+        )
 
 
 def save_picture(store: Store, given: Source | None = None) -> None:
@@ -46,7 +67,7 @@ def save_picture(store: Store, given: Source | None = None) -> None:
     if is_url(store.where):
         return
     shape = store.config.arrays["x"].shape
-    if len(shape) == 3 and shape[0] in (1, 3):
+    if pictured(shape):
         names = ("image", "x", "cycle") if "cycle" in store.config.arrays else ("x",)
         alone = len(names) == 1 and given is None
         rows = np.arange(min(100 if alone else 50, len(store)))
@@ -117,6 +138,8 @@ def decode(source: Where, out: Where, *, workers: int, screen: Screen, pool: Poo
     with torch.no_grad():
         one = _zeros(1, latents)
         shape = tuple(in_latents(folder.model(spec, weights)).decode_latents(one).shape[1:])
+    if pictured(shape):
+        require_free(out, ".png", folder.path)
     arrays = {name: spec for name, spec in latents.config.arrays.items() if name != "z"}
     store = Store.create(
         out,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gensys.pipelines.decode import save_picture
+from gensys.pipelines.decode import pictured, require_free, save_picture
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
 from gensys.pipelines.sample import class_of, stored
 
@@ -199,6 +199,8 @@ def edit(
         made = stored(how.load(model, shape)(x, own, cond, Noise(seed, one)))
     except ValueError as error:
         raise ConfigError(f"{str(folder.path)!r} cannot edit these images so: {error}") from error
+    if pictured(made.shape[1:]):
+        require_free(out, ".png", folder.path)
     store = Store.create(
         out,
         {

@@ -111,8 +111,9 @@ def _round(
         pool=pool,
         pairs=True,
     )
-    _begin(new, folder, store)
-    state = train(new, spec.with_knobs({"pairs": str(place)}), workers=workers, fresh=False, screen=screen)
+    spec = spec.with_knobs({"pairs": str(place)})
+    _begin(new, folder, store, spec)
+    state = train(new, spec, workers=workers, fresh=False, screen=screen)
     drawn_by = folder.spec().with_knobs(store.attributes["knobs"])
     document = {
         "from": str(folder.path.resolve()),
@@ -150,12 +151,14 @@ def _next(folder: RunFolder, drawing: Mapping[str, str], training: Mapping[str, 
     return spec
 
 
-def _begin(new: RunFolder, folder: RunFolder, store: Store) -> None:
-    """Give a new run its first checkpoint, of step 0: the averaged weights that drew the pairs. Training resumes it."""
+def _begin(new: RunFolder, folder: RunFolder, store: Store, spec: Spec) -> None:
+    """Give a new run its first checkpoint, of step 0: the averaged weights that drew the pairs. Training resumes it.
+    All averages that it is to keep begin with them."""
     root = new.path / "checkpoints"
     if newest(root) is None:
-        model = folder.model(digest=store.attributes["weights"])
-        save_checkpoint(root, checkpoint_tensors(model, model, {}), State(), keep=1)
+        model, settings = folder.model(digest=store.attributes["weights"]), spec.load().settings
+        profiles = dict.fromkeys(settings.profiles if settings.snapshots else (), model)
+        save_checkpoint(root, checkpoint_tensors(model, model, {}, profiles=profiles), State(), keep=1)
 
 
 def measure(model: Generative, classes: int) -> dict[str, float]:

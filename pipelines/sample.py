@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from gensys.pipelines.decode import in_latents, save_picture
+from gensys.pipelines.decode import in_latents, pictured, require_free, save_picture
 from gensys.pipelines.encode import source_of
 from gensys.pipelines.moments import MomentsJob, create_moments, open_moments, taking_moments
 from gensys.pipelines.pool import BLOCK, Pool, by_blocks, check_shard, default_shard, device, fill
@@ -256,6 +256,10 @@ def sample(
     arrays |= {"label": ArraySpec((), "int64"), "id": ArraySpec((), "int64")}
     if rows is not None:
         arrays |= {name: ArraySpec(column.shape[1:], str(column.dtype)) for name, column in rows.columns.items()}
+    if "x" in drawn and not pairs:
+        beside = {".png": pictured(drawn["x"].shape[1:]), ".csv": _columned(data_of(run.source))}
+        for suffix in (name for name, written in beside.items() if written):
+            require_free(out, suffix, folder.path)
     store = Store.create(
         out,
         arrays,
@@ -301,6 +305,11 @@ def sample(
         save_picture(store)
         _save_table(store, data_of(run.source), "label" in model.conditions)
     return store
+
+
+def _columned(source: Source) -> bool:
+    """Whether samples are rows of a table."""
+    return isinstance(source, Arrays) and bool(source.columns)
 
 
 def _save_table(store: Store, source: Source, labelled: bool) -> None:

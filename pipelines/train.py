@@ -161,13 +161,15 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 
 def _clear(folder: RunFolder) -> None:
     """Remove what the verbs wrote into a run's folder, and nothing else: what was made from old weights goes too."""
-    stores = ("latents.zarr", "latents.text.zarr", ".latents.zarr.rows", "samples.zarr", "drawn.zarr")
+    stores = ("latents.zarr", "latents.text.zarr", ".latents.zarr.rows", "samples.zarr", "drawn.zarr", "edited.zarr")
     for name in ("checkpoints", "snapshots", "ema", "tensorboard", "samples", "ray", "judge", "nfe", *stores):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder.path / name)
     kept = ("run.json", "env.json", "metrics.jsonl", OBSERVATIONS, "log.txt", COSTS, *ORDERS)
     drawn = (
         "samples.png",
+        "samples.csv",
+        "edited.png",
         "reconstructions.png",
         "trajectory.png",
         "map.json",

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from gensys.columns import Column
 from gensys.data.arrays import Arrays
 from gensys.data.source import labels_of
-from gensys.data.table import LABELS, MOST_DECIMALS, check_words
+from gensys.data.table import MOST_DECIMALS, check_words, label_of
 from gensys.errors import DataError
 
 __all__ = ["is_table", "open_parquet_table"]
@@ -45,7 +45,8 @@ def open_parquet_table(paths: Sequence[Path]) -> Arrays:
     place = f"the table {str(paths[0])!r}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     if not len(table):
         raise DataError(f"{place} has no rows")
-    label = next((name for name in table.column_names if name.lower() in LABELS), None)
+    at = label_of(table.column_names, place)
+    label = None if at is None else table.column_names[at]
     columns, values, known = list[Column](), list[npt.NDArray[np.float32]](), dict[int, str]()
     for name in table.column_names:
         if name == label:

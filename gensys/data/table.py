@@ -16,7 +16,7 @@ from gensys.data.arrays import Arrays
 from gensys.data.source import labels_of
 from gensys.errors import DataError
 
-__all__ = ["LABELS", "MOST_DECIMALS", "check_words", "open_table", "write_table"]
+__all__ = ["MOST_DECIMALS", "check_words", "label_of", "open_table", "write_table"]
 
 LABELS = ("label", "class")
 MOST_DECIMALS = 6  # with which numbers are written down; with more they are what a computer printed
@@ -35,7 +35,7 @@ def open_table(path: Path) -> Arrays:
     number, header = next(lines, (1, []))
     names = [name.strip() for name in header]
     _check_names(path, names)
-    label = next((i for i, name in enumerate(names) if name.lower() in LABELS), None)
+    label = label_of(names, f"the table {str(path)!r}")
     columns = [_Cells(name) for i, name in enumerate(names) if i != label]
     labels, at, known = list[int | str | None](), array("q"), dict[int, str]()
     for number, found in lines:
@@ -115,6 +115,16 @@ def check_words(name: str, place: str, count: int) -> None:
             f"the column {name!r} of {place} has {count:,} different words, and at most {MOST_CATEGORIES:,} can be "
             "categories: leave it out of the table"
         )
+
+
+def label_of(names: Sequence[str], place: str) -> int | None:
+    """Which column holds the labels; None = there is none. Raises DataError if two could: as samples are written, there
+    would be two of one name."""
+    found = [k for k, name in enumerate(names) if name.lower() in LABELS]
+    if len(found) > 1:
+        two = " and ".join(repr(names[k]) for k in found)
+        raise DataError(f"{place} has the columns {two}, each of which could hold the labels: rename all but one")
+    return found[0] if found else None
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from gensys.data.manifest import GOOD, from_bytes
 from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
-from gensys.durable import explained, sync_directory, write
+from gensys.durable import exchange, explained, sync_directory, write
 from gensys.errors import DataError, StoreError
 
 __all__ = ["DTYPES", "TextEncoder", "Texts", "encode_texts", "text_path"]
@@ -48,6 +48,11 @@ _PART = 65536  # rows whose captions are asked for at once
 def text_path(latents: Path) -> Path:
     """Where the texts of a latent store in a directory lie: Z.zarr -> Z.text.zarr."""
     return latents.with_name(f"{latents.stem}.text.zarr")
+
+
+def _spool(draft: Path) -> Path:
+    """Where tokens wait until it is known how many there are."""
+    return draft.with_name(f"{draft.name}.spool")
 
 
 def _digest(text: str) -> bytes:
@@ -83,7 +88,8 @@ def encode_texts(
     unique, rows = _unique(store, source)
     path = text_path(latents)
     draft = path.with_name(f".{path.name}.making")
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in (draft, _spool(draft)):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
     attributes = {"latents": store.content(), "encoder": dict(about), "kind": "texts"}
     with explained(path, "writing embeddings"):
         draft.mkdir(parents=True)
@@ -98,9 +104,12 @@ def encode_texts(
         sync_directory(draft)
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            os.rename(path, old)
-        os.rename(draft, path)
+        if path.exists() and exchange(draft, path):
+            os.rename(draft, old)
+        else:
+            if path.exists():
+                os.rename(path, old)
+            os.rename(draft, path)
         sync_directory(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     return Texts.open(latents)
@@ -159,7 +168,7 @@ def _embed(
             specs, pending = {"embedding": ArraySpec((width,), bits.dtype.name)}, bits[:0]
             attributes = {**attributes, "longest": longest, "logical_dtype": {"embedding": dtype}}
             most = len(texts) * longest
-            spool = Store.create(draft.with_name(f"{draft.name}.spool"), specs, most, _SHARD, _CHUNK, {})
+            spool = Store.create(_spool(draft), specs, most, _SHARD, _CHUNK, {})
         lengths.append(length.numpy())
         pending = np.concatenate([pending, bits])
         while len(pending) >= _SHARD:

@@ -254,6 +254,8 @@ def fault(directory: Path) -> str | None:
         marker = json.loads((directory / _MARKER).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return "its saving did not end"
+    except OSError as error:
+        return f"{_MARKER} cannot be read ({error.strerror})"
     except ValueError:  # a marker that is neither JSON nor text is damage too
         marker = None
     if not isinstance(marker, dict) or not marker.keys() >= _FILES:
@@ -264,6 +266,8 @@ def fault(directory: Path) -> str | None:
                 return f"{name} is damaged"
         except FileNotFoundError:
             return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return None
 
 

@@ -75,6 +75,7 @@ def test_rows_that_cannot_be_read(tmp_path):
         ("1,2\n3,4\n", "first line .* is numbers"),
         ("a,a\n1,2\n", "two columns 'a'"),
         ("label\n1\n", "column 'label' alone"),
+        ("a,class,Label\n1,2,3\n", "columns 'class' and 'Label', each of which could hold the labels: rename"),
         ('a,b\n1,"2\n', "line 2 .* cannot be read"),
         (b"a,b\n1,\xff\n", "save it as UTF-8"),
         ("a,label\n1,-4\n", "column 'label'.*numbers from 0"),

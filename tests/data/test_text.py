@@ -1,6 +1,8 @@
 """Embedded captions beside a latent store: every text once, without padding, in three number formats."""
 
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from toy import Items, files, run
 from gensys.data.latents import LatentSource
 from gensys.data.store import Store
 from gensys.data.text import DTYPES, encode_texts, text_path
+from gensys.durable import exchange
 from gensys.errors import DataError, StoreError
 from gensys.noise import Noise
 
@@ -96,6 +99,41 @@ def test_it_can_be_done_again(latents):
     assert files(text_path(latents)) == once
     encode_texts(latents, Items(CAPTIONS), encoder, ABOUT, "float8_e4m3fn")
     assert files(text_path(latents)) != once
+
+
+def test_what_a_killed_one_left_is_in_nobodys_way(tmp_path):
+    captions = {f"cat/{k:02d}": f"cat number {k}" for k in range(80)}
+    latents, blocks = tmp_path / "z.zarr", []
+
+    def dying(texts):
+        blocks.append(texts)
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+        return encoder(texts)
+
+    run(latents, Items(captions))
+    with pytest.raises(KeyboardInterrupt):
+        encode_texts(latents, Items(captions), dying, ABOUT)
+    encode_texts(latents, Items(captions), lambda texts: encoder(texts, 40), ABOUT)  # as long as another encoder's are
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".z.text")]
+
+
+def test_new_texts_take_the_place_of_old_ones_at_one_instant(latents, monkeypatch):
+    encode_texts(latents, Items(CAPTIONS), encoder, ABOUT)
+    if not exchange(latents, text_path(latents)):
+        pytest.skip("this file system cannot let two directories change places")
+    exchange(latents, text_path(latents))
+    rename = os.rename
+
+    def dying(source, target):
+        rename(source, target)
+        if Path(target).name.endswith(".old"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", dying)
+    with pytest.raises(KeyboardInterrupt):
+        encode_texts(latents, Items(CAPTIONS), encoder, ABOUT, "bfloat16")
+    assert LatentSource.open(latents).captions is not None
 
 
 def test_texts_belong_to_their_latents(latents):

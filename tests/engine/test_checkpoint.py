@@ -101,6 +101,11 @@ def test_nowhere_and_nothing_is_none(tmp_path):
     assert newest(tmp_path) is None
 
 
+def unreadable(directory):
+    (directory / "optim.safetensors").unlink()
+    (directory / "optim.safetensors").mkdir()  # what a disk that failed would be told with another number
+
+
 def without_marker(directory):
     (directory / "COMMITTED").unlink()
 
@@ -426,6 +431,7 @@ def test_without_scores_there_is_no_best(tmp_path):
     [
         (flipped, "average.safetensors is damaged"),
         (missing, "model.safetensors is missing"),
+        (unreadable, "optim.safetensors cannot be read (Is a directory)"),
         (torn_marker, "COMMITTED is damaged"),
         (without_marker, "its saving did not end"),
     ],

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from gensys.pipelines.edit import Edit, EditJob
 from gensys.pipelines.encode import encode
-from gensys.pipelines.train import train
+from gensys.pipelines.train import _clear, train
 from PIL import Image
 
 from gensys.cli import cli
@@ -187,3 +187,12 @@ def test_a_worker_refuses_images_or_a_mask_other_than_those_that_the_store_names
         Image.fromarray(np.full((16, 16), 255, np.uint8)).save(mask)
     with pytest.raises(DataError, match="have changed since editing began"):
         job.load()
+
+
+def test_a_fresh_start_takes_away_what_was_made_from_old_weights(tmp_path):
+    for name in ("edited.zarr", "samples.zarr"):
+        (tmp_path / name).mkdir()
+    for name in ("edited.png", "samples.png", "samples.csv", "mine.txt"):
+        (tmp_path / name).touch()
+    _clear(RunFolder(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

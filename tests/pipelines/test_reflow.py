@@ -223,6 +223,14 @@ def test_a_straightened_flow_of_a_table_draws_a_table(root, tmp_path):
         screen=SCREEN,
     )  # fmt: skip
     assert out.with_suffix(".csv").read_text().splitlines()[0] == "a,b,label"
+    mine = tmp_path / "mine.csv"
+    mine.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=r"would have 'mine\.csv' beside it, and a file of that name is there"):
+        sample(
+            RunFolder(tmp_path / "new"), mine.with_suffix(".zarr"), ids=range(4), seed=0, label=None, overrides={},
+            shard=64, workers=0, screen=SCREEN,
+        )  # fmt: skip
+    assert (mine.read_text(), mine.with_suffix(".zarr").exists()) == ("a,b\n1,2\n", False)
 
 
 def test_latent_flows_are_straightened_in_their_latents(root, tmp_path):
@@ -242,6 +250,12 @@ def test_latent_flows_are_straightened_in_their_latents(root, tmp_path):
         screen=SCREEN,
     )  # fmt: skip
     assert store.config.arrays["x"].shape == (1, 16, 16)
+
+
+def test_a_round_keeps_snapshots_of_averages_as_any_run(root, tmp_path):
+    again(root, tmp_path / "new", overrides=FEW | {"snapshots": "2"})
+    kept = sorted(path.name for path in (tmp_path / "new" / "snapshots").glob("*/*.safetensors"))
+    assert kept == ["0.05.safetensors"] * 2 + ["0.1.safetensors"] * 2
 
 
 def test_rounds_follow_each_other(root, tmp_path):
