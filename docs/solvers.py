@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -24,6 +25,7 @@ from gensys.pipelines.real import Real, judge_of, real_source
 
 from gensys.errors import ConfigError
 from gensys.evaluate.classifier import features
+from gensys.evaluate.distribution import whole_sets
 from gensys.evaluate.frechet import Moments, frechet
 from gensys.families.diffusion import Diffusion
 from gensys.families.mapped import prior_of
@@ -64,8 +66,9 @@ class Scale:
         self.judged = judge_of(source, folder.path / "judge")
         real = Real.choose(source, samples)
         self.reference = self._moments(source.batch(real.reference, Noise(0, real.reference)).x)
-        other = None if real.floor is None else source.batch(real.floor, Noise(0, real.floor)).x
-        self.floor = None if other is None else frechet(self._moments(other), self.reference)
+        floors = [] if real.floor is None else whole_sets(real.floor, samples)
+        found = [self(source.batch(rows, Noise(0, rows)).x) for rows in floors]
+        self.floor = statistics.fmean(found) if found else None
 
     def _moments(self, x: torch.Tensor) -> Moments:
         return Moments.of(features(self.judged.classifier, x))

@@ -1,8 +1,8 @@
 """The real data that samples are held against: which rows, who judges them, and what the protocol says of them.
 
 For n samples the reference is n rows of the test split, or all of it filled up to n with training rows; the floor is
-what n other training rows get under the same protocol, as a perfect model would. Of few rows that varies (a quarter, the
-Frechet distance of 1,000), so as many sets of n are taken as 4,000 rows hold, and the floor is their mean.
+what n other training rows get under the same protocol, as a perfect model would. Of few rows that varies (by a quarter,
+the Frechet distance of 1,000), so as many sets of n are taken as 4,000 rows hold, and the floor is their mean.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def judge_of(source: Source, folder: Path) -> Judge:
 
 @dataclass(frozen=True)
 class Real:
-    """Which real rows a number of samples, n, is held against. floor: one set of n or several, one after the other; None
-    = there are too few rows left for one."""
+    """Which real rows n samples are held against. floor: sets of n, one after the other; None = there are too few rows
+    left for one."""
 
     test: Tensor
     train: Tensor

@@ -466,22 +466,25 @@ def test_evaluate(here, calls):
         "value": 0.12345678, "floor": 0.01, "low": 0.1, "high": 0.15, "unit": "nats", "better": "lower", "n": 2000,
         "about": "how far",
     }  # fmt: skip
+    real = metric | {"spread": 0.0025}
     bare = metric | {"floor": None, "low": None, "high": None, "unit": "", "value": "inf"}
     calls.install(
         "evaluate",
         evaluate={
-            "metrics": {"fd": metric, "psnr": bare},
+            "metrics": {"fd": metric, "kd": real, "psnr": bare},
             "protocol": {"data": "mnist", "n": 2000},
             "left_out": ["no floors: few rows", "no labels: none"],
             "file": "e.json",
         },
     )
     assert ask("evaluate", ".").stdout.splitlines() == [
-        "  metric  value        95 % interval  real data  better  rows",
-        "  fd      0.1235 nats  0.1 .. 0.15    0.01       lower   2,000",
-        "  psnr    inf                                    lower   2,000",
+        "  metric  value        95 % interval  real data       better  rows",
+        "  fd      0.1235 nats  0.1 .. 0.15    0.01            lower   2,000",
+        "  kd      0.1235 nats  0.1 .. 0.15    0.01 +- 0.0025  lower   2,000",
+        "  psnr    inf                                         lower   2,000",
         "",
         "  fd    how far",
+        "  kd    how far",
         "  psnr  how far",
         "",
         "  data  mnist",

@@ -273,6 +273,8 @@ def test_digits_follow_the_interval():
     assert (row.value, row.interval, row.floor, row.ratio) == ("0.574", "0.552 to 0.595", "0.981", "0.584 ×")
     (row,) = scores({"m": metric(214.21, 52.34, 205.1, 223.3, better="lower")})
     assert (row.value, row.interval, row.floor, row.ratio) == ("214", "205 to 223", "52", "4.09 ×")
+    (row,) = scores({"m": metric(214.21, 52.34, 205.1, 223.3, better="lower") | {"spread": 11.7}})
+    assert (row.floor, row.ratio) == ("52 ± 12", "4.09 ×")
     (row,) = scores({"m": metric(25.1, 30.0, 24.96, 25.25, unit="dB")})
     assert (row.value, row.ratio) == ("25.10 dB", "")
     (row,) = scores({"m": metric("inf", None, unit="dB")})

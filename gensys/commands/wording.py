@@ -45,7 +45,8 @@ def scores(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for name, metric in metrics.items():
         interval = "" if metric["low"] is None else f"{number(metric['low'])} .. {number(metric['high'])}"
         value = f"{number(metric['value'])} {metric['unit']}".rstrip()
-        rows.append([name, value, interval, number(metric["floor"]), metric["better"], f"{metric['n']:,}"])
+        floor = number(metric["floor"]) + (f" +- {metric['spread']:.2g}" if metric.get("spread") else "")
+        rows.append([name, value, interval, floor, metric["better"], f"{metric['n']:,}"])
     about = columns([[name, metric["about"]] for name, metric in metrics.items()])
     return f"{columns(rows)}\n\n{about}"
 

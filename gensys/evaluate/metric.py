@@ -2,8 +2,8 @@
 
 A number alone says little: the distance of real data from real data is not zero, and no two draws of samples give the
 same. So every metric carries `floor`, what other real data get under the same protocol (the value of a perfect model),
-and an interval. A floor is a draw as well: of 1,000 real digits the Frechet distance varies by a quarter from one draw to
-the next. So where there are enough real rows it is the mean over several sets of them, with their spread.
+and an interval. A floor is a draw as well: of 1,000 real digits the Frechet distance varies by a quarter from one draw
+to the next. So where there are enough real rows it is the mean over several sets of them, with their spread.
 
     proportions       Wilson's 95 % interval: sensible at 0 and 1, where a bootstrap has no width
     areas under ROC   Hanley and McNeil's
@@ -23,7 +23,16 @@ from torch import Tensor
 
 from gensys.noise import Noise, Stream
 
-__all__ = ["Metric", "Z", "area_interval", "bootstrap_half", "mean_metric", "proportion_interval", "share_metric", "with_floor"]
+__all__ = [
+    "Metric",
+    "Z",
+    "area_interval",
+    "bootstrap_half",
+    "mean_metric",
+    "proportion_interval",
+    "share_metric",
+    "with_floor",
+]
 
 Z = 1.959964
 """The 97.5 % quantile of the standard normal."""

@@ -97,7 +97,7 @@ def check_floor(floor: Tensor, reference: Tensor, n: int) -> None:
             f"'floor' needs at least {n} rows, as many as 'samples', got {floor.shape[0]}: distances depend on the "
             f"number of rows; pass {floor.shape[0]} samples, or floor=None"
         )
-    _check_disjoint(floor, reference)
+    _check_disjoint(torch.cat(whole_sets(floor, n)), reference)
 
 
 def evaluate_moments(

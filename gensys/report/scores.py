@@ -106,6 +106,14 @@ def _floor_decimals(floor: float, decimals: int) -> int:
     return decimals if floor == 0 else max(decimals, 1 - math.floor(math.log10(abs(floor))))
 
 
+def _floor(floor: float, spread: float | None, decimals: int) -> str:
+    """What real data get, and how much that varies from one set of rows to another if it was measured on several."""
+    if floor == 0:
+        return compact(floor)
+    decimals = _floor_decimals(floor, decimals)
+    return _text(floor, decimals) + (f" ± {_text(spread, decimals)}" if spread else "")
+
+
 def _text(value: object, decimals: int) -> str:
     """A number of a metric, also one that is infinite ("inf") or was not measured."""
     finite = number(value)
@@ -136,7 +144,7 @@ def _score(name: str, metric: Mapping[str, Any]) -> Score:
         about=str(metric.get("about") or ""),
         value=_text(metric.get("value"), decimals) + ("" if value is None else unit),
         interval=interval,
-        floor="" if floor is None else compact(floor) if floor == 0 else _text(floor, _floor_decimals(floor, decimals)),
+        floor="" if floor is None else _floor(floor, number(metric.get("spread")), decimals),
         ratio=ratio,
         arrow=arrow,
         direction=direction,

@@ -1,5 +1,7 @@
 """Scores of features: which there are, that real ones score as their floor, that intervals hold the value."""
 
+import statistics
+
 import pytest
 import torch
 
@@ -44,6 +46,23 @@ def test_real_rows_score_as_their_floor_and_others_do_not():
         for name in ("fd_my_net_400", "kd_my_net_400"):
             assert (got[name].low <= got[name].floor <= got[name].high) is inside, name
             assert got[name].low < got[name].value < got[name].high
+
+
+def test_a_floor_is_the_mean_over_all_whole_sets_of_real_rows():
+    fake, real, other = seen(100, 3), seen(150, 1), seen(330, 2)
+    got = evaluate_features(PLAIN, fake, real, other)
+    parts = [
+        Seen(other.features[k : k + 100], None if other.logits is None else other.logits[k : k + 100])
+        for k in (0, 100, 200)
+    ]
+    alone = [evaluate_features(PLAIN, fake, real, part) for part in parts]
+    assert {"fd_my_net_100", "kd_my_net_100", "precision", "recall", "density", "coverage"} <= got.keys()
+    for name, metric in got.items():
+        floors = [found[name].floor for found in alone]
+        assert metric.floor == pytest.approx(statistics.fmean(floors), rel=1e-12), name
+        assert metric.spread == pytest.approx(statistics.stdev(floors), rel=1e-9, abs=1e-12), name
+        assert alone[0][name].spread is None
+        assert (metric.value, metric.low) == (alone[0][name].value, alone[0][name].low)
 
 
 def test_the_interval_of_the_kernel_distance_covers_what_other_rows_give():
