@@ -39,6 +39,7 @@ from gensys.bench.machine import machine
 from gensys.data.sources import Source, open_source
 from gensys.data.store import Store
 from gensys.engine.checkpoint import newest, read_state
+from gensys.evaluate.distribution import whole_sets
 from gensys.evaluate.metrics import evaluate_samples
 from gensys.pictures import grid, save_png, to_uint8
 from gensys.run_folder import RunFolder
@@ -46,6 +47,7 @@ from gensys.run_folder import RunFolder
 HERE = Path(__file__).parent
 MEASURED = HERE / "quality.jsonl"
 SAMPLES, HELD = 1000, 256  # samples of each; held-out images whose likelihood is taken
+_SETS = 4  # of real images: as many as `gensys evaluate` takes of 1,000
 DDIM = ["solver=ddim", "grid=trailing", f"steps={DDIM_STEPS}"]
 
 
@@ -82,6 +84,7 @@ FAMILIES = {
 # What is done first tells most.
 ORDER = ("latent_dit", "flow_matching", "torchcfm", "latent_diffusion", "ddpm", "diffusers", "vae", "vae_bernoulli")
 ORDER += ("pythae_vae", "vq_prior", "pythae_vq", "glow", "normflows")
+REAL = "real data"  # scored as if they were samples: of each set of other training rows a cell, its seed is which
 Row = dict[str, Any]
 
 
@@ -131,18 +134,19 @@ def measured() -> list[Row]:
 def run(folder: Path, names: tuple[str, ...], data: str, seeds: int, seconds: float, lr: float | None) -> None:
     """Train, sample and score what is missing, a process for each."""
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
-    for seed in range(seeds):
-        for name in names or ORDER:
-            peer = PEERS.get(name)
-            rate = (lr or peer.lr) if peer else None
-            if any(_key(row) == (data, seconds, name, rate, seed) for row in measured()):
-                continue
-            if peer and importlib.util.find_spec(peer.package) is None:
-                click.echo(f"{name}: left out, {peer.package} is not installed")
-                continue
-            command = [sys.executable, __file__, "cell", str(folder), name, data, str(seed), str(seconds)]
-            if subprocess.run([*command, str(rate or 0.0)], env=environ, check=False).returncode:
-                click.echo(f"{name}, seed {seed}: failed")  # the others are worth having; the next call tries again
+    cells = [(REAL, k, 0.0) for k in range(_SETS)]
+    cells += [(name, seed, seconds) for seed in range(seeds) for name in names or ORDER]
+    for name, seed, budget in cells:
+        peer = PEERS.get(name)
+        rate = (lr or peer.lr) if peer else None
+        if any(_key(row) == (data, budget, name, rate, seed) for row in measured()):
+            continue
+        if peer and importlib.util.find_spec(peer.package) is None:
+            click.echo(f"{name}: left out, {peer.package} is not installed")
+            continue
+        command = [sys.executable, __file__, "cell", str(folder), name, data, str(seed), str(budget)]
+        if subprocess.run([*command, str(rate or 0.0)], env=environ, check=False).returncode:
+            click.echo(f"{name}, seed {seed}: failed")  # the others are worth having; the next call tries again
 
 
 @cli.command(hidden=True)
@@ -160,25 +164,25 @@ def cell(folder: Path, name: str, data: str, seed: int, seconds: float, lr: floa
     judged, real = judge_of(source, folder / data / "judge"), Real.choose(source, SAMPLES)
     place = folder / data / f"{seconds:g}" / name
     peer = PEERS.get(name)
-    if peer is not None:
+    assert real.floor is not None  # these data sets are large enough
+    if name == REAL:
+        done = Done(images(source, whole_sets(real.floor, SAMPLES)[seed])[0], None, None, 0, 0)
+    elif peer is not None:
         wanted = torch.arange(SAMPLES) % len(source.classes)
         held = images(source, real.test[:HELD])[0]
         done = peer.train(Task(*images(source, real.train), wanted, held, len(source.classes), seconds, seed, lr))
     else:
         shutil.rmtree(place / str(seed), ignore_errors=True)  # of a cell that was broken off
         done = train_ours(OURS[name], data, seconds, seed, place / str(seed), real, source)
-    assert real.floor is not None  # these data sets are large enough
-    reference, floor = images(source, real.reference)[0], images(source, real.floor)[0]
-    metrics = evaluate_samples(
-        done.samples, done.labels, reference, floor, None, judged.classifier, accuracy=judged.accuracy
-    )
+    reference = images(source, real.reference)[0]
+    metrics = evaluate_samples(done.samples, done.labels, reference, None, None, judged.classifier)
     row: Row = {
         "data": data,
         "seconds": seconds,
         "name": name,
         "lr": lr if peer else None,
         "seed": seed,
-        "metrics": {key: {"value": metric.value, "floor": metric.floor} for key, metric in metrics.items()},
+        "metrics": {key: metric.value for key, metric in metrics.items()},
         "bits": done.bits,
         "rows": done.rows,
         "parameters": done.parameters,
@@ -192,17 +196,29 @@ def cell(folder: Path, name: str, data: str, seed: int, seconds: float, lr: floa
     save_png(grid(to_uint8(done.samples[:40]), columns=10, scale=1), place / f"{seed}.png")
     with MEASURED.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    click.echo(f"{name}, seed {seed}: {_ratio(row):.2f}")
+    click.echo(f"{name}, seed {seed}: {_distance(row):.3f}")
 
 
 def _key(row: Row) -> tuple[str, float, str, float | None, int]:
     return row["data"], row["seconds"], row["name"], row["lr"], row["seed"]
 
 
-def _ratio(row: Row) -> float:
-    """The Frechet distance over that of as many other real images."""
-    fd = next(metric for key, metric in row["metrics"].items() if key.startswith("fd_"))
-    return fd["value"] / fd["floor"]
+def _distance(row: Row) -> float:
+    return next(value for key, value in row["metrics"].items() if key.startswith("fd_"))
+
+
+def _rated() -> list[Row]:
+    """The cells that there are, with "ratio", their distance over what real images have on average."""
+    known = sorted(measured(), key=lambda row: row["seed"])
+    real: dict[str, list[float]] = {}
+    for row in known:
+        if row["name"] == REAL:
+            real.setdefault(row["data"], []).append(_distance(row))
+    return [row | {"ratio": _distance(row) / statistics.fmean(real[row["data"]])} for row in known]
+
+
+def _mean_ratio(rows: list[Row]) -> float:
+    return statistics.fmean(row["ratio"] for row in rows)
 
 
 def _mean(values: list[float], digits: int = 3) -> str:
@@ -213,12 +229,12 @@ def _mean(values: list[float], digits: int = 3) -> str:
 @cli.command()
 def write() -> None:
     """Put the tables into docs/quality.md."""
-    known = sorted(measured(), key=lambda row: row["seed"])
+    known = _rated()
     if not known:
         raise click.ClickException(f"{MEASURED.name} holds no cells: `python docs/quality.py run FOLDER`")
     lines: list[str] = []
-    for data, seconds in sorted({(row["data"], row["seconds"]) for row in known}, reverse=True):
-        rows = [row for row in known if (row["data"], row["seconds"]) == (data, seconds)]
+    for data, seconds in sorted({(row["data"], row["seconds"]) for row in known if row["name"] != REAL}, reverse=True):
+        rows = [row for row in known if row["data"] == data and (row["name"] == REAL or row["seconds"] == seconds)]
         lines += _table(data, seconds, rows)
     dates = sorted({row["date"] for row in known})
     machines = ", ".join(sorted({row["machine"] for row in known}))
@@ -244,10 +260,12 @@ def _table(data: str, seconds: float, rows: list[Row]) -> list[str]:
                 shown = f"*{name}* {cells[name][0]['version']}" if name == peer else f"`{name}`"
                 lines.append(f"| {family} | {shown} | {' | '.join(_cells(cells[name]))} | {len(cells[name])} |")
         verdicts += _verdicts(family, cells, names, peer)
-    best = min(cells, key=lambda name: statistics.fmean(map(_ratio, cells[name])))
+    real = cells.pop(REAL)
+    lines.append(f"| {REAL} | other training rows | {' | '.join(_cells(real))} | {len(real)} sets |")
+    best = min(cells, key=lambda name: _mean_ratio(cells[name]))
     verdicts.append(f"- best of all: {best}.")
     for name, tried in others.items():
-        found = [f"{row['lr']:g} (seed {row['seed']}): {_ratio(row):.3g}" for row in tried]
+        found = [f"{row['lr']:g} (seed {row['seed']}): {row['ratio']:.3g}" for row in tried]
         verdicts.append(f"- {name} at other rates: {', '.join(found)}; the table has {PEERS[name].lr:g}.")
     missing = [f"`{name}`" for name in ORDER if name not in cells]
     verdicts += [f"- not measured: {', '.join(missing)}."] if missing else []
@@ -255,11 +273,11 @@ def _table(data: str, seconds: float, rows: list[Row]) -> list[str]:
 
 
 def _notes(cells: dict[str, list[Row]]) -> list[str]:
-    """What was noted of the cells of the table, each note once; a share that was rounded to none is none."""
+    """What was noted of the cells of the table, each note once."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for name, rows in cells.items():
         for row in rows:
-            if row["note"] and not row["note"].startswith("0% "):
+            if row["note"]:
                 seeds.setdefault((name, row["note"]), []).append(str(row["seed"]))
     return [
         f"- {name}: {note} (seed{'s' if len(some) > 1 else ''} {', '.join(some)})."
@@ -272,22 +290,27 @@ COLUMNS = ("fd / real data's", "precision", "recall", "density", "coverage", "ag
 
 def _cells(rows: list[Row]) -> list[str]:
     def of(key: str) -> str:
-        values = [row["metrics"][key]["value"] for row in rows if key in row["metrics"]]
+        values = [row["metrics"][key] for row in rows if key in row["metrics"]]
         return f"{statistics.fmean(values):.3f}" if values else ""
 
     bits = [row["bits"] for row in rows if row["bits"] is not None]
     metrics = [of(key) for key in ("precision", "recall", "density", "coverage", "label_agreement")]
-    seen = f"{statistics.fmean(row['rows'] for row in rows):,.0f}"
-    ratio = _mean([_ratio(row) for row in rows])
-    return [ratio, *metrics, _mean(bits, 4) if bits else "", seen, f"{rows[0]['parameters']:,}"]
+    seen, size = (statistics.fmean(row[name] for row in rows) for name in ("rows", "parameters"))
+    ratio = _mean([row["ratio"] for row in rows])
+    return [
+        ratio,
+        *metrics,
+        _mean(bits, 4) if bits else "",
+        *(f"{count:,.0f}" if count else "" for count in (seen, size)),
+    ]
 
 
 def _verdicts(family: str, cells: dict[str, list[Row]], names: tuple[str, ...], peer: str) -> list[str]:
     """Which of ours are ahead of the peer of their family and which behind, by the mean ratio of distances."""
-    ours = {name: statistics.fmean(map(_ratio, cells[name])) for name in names if name in cells}
+    ours = {name: _mean_ratio(cells[name]) for name in names if name in cells}
     if peer not in cells or not ours:
         return []
-    theirs = statistics.fmean(map(_ratio, cells[peer]))
+    theirs = _mean_ratio(cells[peer])
     ahead = [f"`{name}`" for name, ratio in ours.items() if ratio <= theirs]
     behind = [f"**`{name}`**" for name, ratio in ours.items() if ratio > theirs]
     parts = [f"{word} {peer}: {', '.join(some)}" for word, some in (("ahead of", ahead), ("behind", behind)) if some]
