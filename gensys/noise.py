@@ -24,13 +24,13 @@ from torch import Tensor
 
 from gensys import native
 
-__all__ = ["Noise", "Stream", "philox", "philox_normal", "philox_uniform"]
+__all__ = ["MAX_ID", "Noise", "Stream", "philox", "philox_normal", "philox_uniform"]
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1, the key's increments
 _ROUNDS = 10
-_MAX_ID = 1 << 56  # the id has 32 + 24 bits of the counter
+MAX_ID = 1 << 56  # the id has 32 + 24 bits of the counter
 
 
 class Stream(IntEnum):
@@ -133,7 +133,7 @@ def _check(ids: Tensor, step: int, stream: int) -> None:
         raise ValueError(f"'stream' must lie in [0, 256), got {stream}")
     if ids.numel() and ids.device.type == "cpu":  # on a GPU the answer would have to be waited for, step after step
         low, high = (int(end) for end in ids.aminmax())
-        if low < 0 or high >= _MAX_ID:
+        if low < 0 or high >= MAX_ID:
             raise ValueError(f"'ids' must lie in [0, 2^56), got {low}..{high}")
 
 

@@ -39,7 +39,7 @@ from gensys.data.table import write_table
 from gensys.data.where import Where, is_url, resolved
 from gensys.engine.precision import autocast
 from gensys.errors import ConfigError, DataError
-from gensys.noise import Noise
+from gensys.noise import MAX_ID, Noise
 from gensys.pictures import to_uint8
 from gensys.preview import conditions, returning
 from gensys.progress import Screen
@@ -237,8 +237,8 @@ def sample(
     translated = None if data is None or images is None else (data, images.fingerprint())
     given, what = (rows, f"table {str(table)!r}") if rows is not None else (images, f"data {data!r}")
     ids = ids or range(64 if given is None else len(given))
-    if not len(ids) or ids.step != 1 or ids.start < 0:
-        raise ConfigError(f"'seeds' must be a range FIRST:END with 0 <= FIRST < END, got {ids.start}:{ids.stop}")
+    if not len(ids) or ids.step != 1 or ids.start < 0 or ids.stop > MAX_ID - BLOCK:  # the last block is drawn whole
+        raise ConfigError(f"'seeds' must be a range FIRST:END with 0 <= FIRST < END < 2^56, got {ids.start}:{ids.stop}")
     if given is not None and ids.stop > len(given):
         raise ConfigError(
             f"'seeds' is {ids.start}:{ids.stop}, and the {what} has the rows 0:{len(given)}: ask for fewer samples, or "

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from gensys.pipelines.evaluate import evaluate
+from gensys.pipelines.real import real_source
 from gensys.pipelines.sample import sample
 
 from gensys.core import Generative
@@ -44,6 +45,8 @@ def add_tradeoff(folder: RunFolder, steps: Sequence[int], *, screen: Screen, wor
     run = spec.load()
     if "steps" not in run.retune:
         raise ConfigError(f"'nfe': a run of {spec.recipe!r} has no steps that may be chosen after training")
+    if len((source := real_source(folder)[0]).shape) == 1:
+        raise ConfigError(f"'nfe' shows the Frechet distance of images, and {source.name!r} holds none: leave it out")
     weights, place = folder.weights_digest(), folder.path / FOLDER
     missing = [k for k in sorted(set(steps)) if not _there(place, k, weights, {**spec.knobs, "steps": k})]
     if not missing:

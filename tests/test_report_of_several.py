@@ -249,12 +249,15 @@ def test_what_was_left_out_and_what_does_not_belong_together_is_told(tmp_path):
     assert "Left out of b" not in page.words
 
 
-def test_pairs_of_one_class_are_not_held_against_pairs_of_any():
-    within, among = scored(0.3, "ms_ssim_within", better="nearer"), scored(0.2, "ms_ssim_within", better="nearer")
-    among["metrics"]["ms_ssim_within"]["about"] = "of any class"
-    line, found = cells(within, among)
+@pytest.mark.parametrize(
+    ("name", "told"), [("ms_ssim_within", "within other classes"), ("bits_per_dim", "another likelihood")]
+)
+def test_pairs_of_one_class_are_not_held_against_pairs_of_any_nor_a_bound_against_an_exact_figure(name, told):
+    one, other = scored(0.3, name, better="lower"), scored(0.2, name, better="lower")
+    other["metrics"][name]["about"] = "of another kind"
+    line, found = cells(one, other)
     assert not line.ranked
-    assert found == [("", []), ("", ["within other classes"])]
+    assert found == [("", []), ("", [told])]
 
 
 @pytest.mark.parametrize("name", ["reconstruction_ssim", "reconstruction_ms_ssim"])

@@ -28,7 +28,8 @@ _OTHER = {
 # other draws from the same model, what names the model itself, and what is said by another key
 _NOT_A_DIFFERENCE = ("samples", "sample ids", "sample seed", "weights", "codec", "data", "moments")
 _OF_TABLES = ("train", "held out", "predicted")  # follow from the data, but for the last, which `tstr` alone depends on
-_OF_CLASSES = ("ms_ssim_within", "diversity")  # of pairs of one class, or of any where labels are not heard
+# what another line about a metric means: pairs of one class, or of any where labels are not heard; exact, or a bound
+_KINDS = {"ms_ssim_within": "within other classes", "diversity": "within other classes", "bits": "another likelihood"}
 _MANY = 4  # knobs of sampling that are named; of more, as between two families, the table of knobs tells
 _SIZE = re.compile(r"_\d\d+$")  # of fd_lenet_1000: how many rows a figure is of; wasserstein_1 is a name
 
@@ -94,8 +95,8 @@ def _line(name: str, found: Sequence[_Found | None], protocols: Sequence[Mapping
         if mine[1].get("n") != theirs[1].get("n"):  # so many real rows are taken as there are samples
             rest = [what for what in measuring if what not in ("another reference", "another floor")]
             measuring = [f"{compact(theirs[1].get('n'))} rows", *rest]
-        if name.startswith(_OF_CLASSES) and mine[1].get("about") != theirs[1].get("about"):
-            measuring = [*measuring, "within other classes"]
+        if mine[1].get("about") != theirs[1].get("about"):
+            measuring = [*measuring, *(told for start, told in _KINDS.items() if name.startswith(start))]
         others[k] = (measuring, drawing)
     ranked = not any(measuring for measuring, _ in others.values())
     words = _best([None if one is None else one[1] for one in found]) if ranked else [""] * len(found)

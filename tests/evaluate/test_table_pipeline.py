@@ -11,6 +11,7 @@ import torch
 from gensys.pipelines.evaluate import evaluate
 from gensys.pipelines.evaluate_images import Asked
 from gensys.pipelines.sample import sample
+from gensys.pipelines.tradeoff import add_tradeoff
 from gensys.pipelines.train import train
 
 from gensys.columns import Column
@@ -304,3 +305,15 @@ def test_data_that_have_changed_since_the_training_are_refused(tmp_path):
     table.write_text("\n".join([lines[0], *lines[20:]]) + "\n")  # other rows are held out now
     with pytest.raises(RunError, match=r"the content of the data of '.*' has changed since it was trained"):
         evaluate(folder.path, screen=SCREEN)
+
+
+def test_steps_are_not_held_against_distances_that_a_table_has_not(tmp_path):
+    knobs = {"width": "8", "depth": "1", "batch": "32", "budget": "32", "precision": "fp32"}
+    found = trained(tmp_path, "flow_matching", knobs, data=str(clinic(tmp_path / "clinic.csv")))
+    with pytest.raises(ConfigError, match=r"'nfe' shows the Frechet distance of images, and .* holds none"):
+        add_tradeoff(found, [2], screen=SCREEN)
+    with pytest.raises(ConfigError, match=r"0 <= FIRST < END < 2\^56, got 72057594037927935:72057594037927936"):
+        sample(
+            found, tmp_path / "s.zarr", ids=range(2**56 - 1, 2**56), seed=0, label=None, overrides={}, shard=None,
+            workers=0, screen=SCREEN,
+        )  # fmt: skip
