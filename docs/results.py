@@ -25,7 +25,8 @@ def _row(name: str, scores: list[dict[str, Any]]) -> str:
     floors = [s[name]["floor"] for s in scores]
     known = [f for f in floors if f]
     ratio = f"{statistics.mean(values) / statistics.mean(known):.2f}" if len(known) == len(values) else ""
-    floor = "" if floors[0] is None else f"{floors[0]:.4g}"
+    spread = scores[0][name]["spread"]
+    floor = "" if floors[0] is None else f"{floors[0]:.4g}" + (f" ± {spread:.2g}" if spread else "")
     shown = " | ".join(f"{v:.4g}" for v in values)
     low, high = scores[0][name]["low"], scores[0][name]["high"]
     interval = "" if low is None else f"{low:.4g}..{high:.4g}"
