@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from gensys.errors import StoreError
 __all__ = [
     "digest",
     "digest_file",
+    "drafts_of",
     "exchange",
     "explained",
     "link",
@@ -156,6 +158,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def drafts_of(path: Path) -> list[Path]:
+    """What `publish_directory` has written of `path`, here or in other processes, and not yet made appear.
+
+    Not those of another path whose name begins alike.
+    """
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}.creating"))
 
 
 def publish_directory(path: Path, files: Mapping[str, bytes]) -> None:

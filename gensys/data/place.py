@@ -21,7 +21,7 @@ from typing import BinaryIO, Protocol
 
 from gensys.data.layout import ATTEMPTS
 from gensys.data.where import Where
-from gensys.durable import digest_file, link, link_or_copy, publish_directory, sync_directory, write
+from gensys.durable import digest_file, drafts_of, link, link_or_copy, publish_directory, sync_directory, write
 from gensys.errors import StoreError
 
 __all__ = ["LocalPlace", "Place", "open_place"]
@@ -219,7 +219,7 @@ class LocalPlace:
         self._sweep_beside()
 
     def _sweep_beside(self) -> None:
-        for draft in self.path.parent.glob(f".{self.path.name}.*.creating"):
+        for draft in drafts_of(self.path):
             shutil.rmtree(draft, ignore_errors=True)
 
     def clear(self) -> None:
