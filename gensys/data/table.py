@@ -145,12 +145,15 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
 
 def write_table(path: Path, columns: Sequence[Column], x: npt.NDArray[np.floating], labels: Sequence[str] = ()) -> None:
     """Rows (n, D) as a table that `open_table` reads: the header, then names of categories and numbers. labels: the
-    names of the rows' classes, which go into a column "label"; () = they have none."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    names of the rows' classes, which go into a column "label"; () = they have none. Written beside and renamed, so that
+    nobody reads half a table."""
+    part = path.with_name(f"{path.name}.part")
+    with open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=_delimiter(path), lineterminator="\n")
         writer.writerow([column.name for column in columns] + ["label"] * bool(labels))
         rows = cells(columns, x)
         writer.writerows([[*row, label] for row, label in zip(rows, labels, strict=True)] if labels else rows)
+    part.replace(path)
 
 
 def _delimiter(path: Path) -> str:
