@@ -321,15 +321,25 @@ def _cells(rows: list[Row]) -> list[str]:
 
 
 def _verdicts(family: str, cells: dict[str, list[Row]], names: tuple[str, ...], peer: str) -> list[str]:
-    """Which of ours are ahead of the peer of their family and which behind, by the mean ratio of distances."""
-    ours = {name: _mean_ratio(cells[name]) for name in names if name in cells}
-    if peer not in cells or not ours:
-        return []
-    theirs = _mean_ratio(cells[peer])
-    ahead = [f"`{name}`" for name, ratio in ours.items() if ratio <= theirs]
-    behind = [f"**`{name}`**" for name, ratio in ours.items() if ratio > theirs]
-    parts = [f"{word} {peer}: {', '.join(some)}" for word, some in (("ahead of", ahead), ("behind", behind)) if some]
-    return [f"- {family}: {'; '.join(parts)}."]
+    """Which of ours are ahead of the peer of their family and which behind, by the mean ratio of distances, and by bits
+    where both have some."""
+    verdicts = []
+    for measure, by in (("ratio", "fd"), ("bits", "bits")):
+        means = {
+            name: statistics.fmean(row[measure] for row in cells[name])
+            for name in (*names, peer)
+            if name in cells and cells[name][0][measure] is not None
+        }
+        theirs = means.pop(peer, None)
+        if theirs is None or not means:
+            continue
+        ahead = [f"`{name}`" for name, ours in means.items() if ours <= theirs]
+        behind = [f"**`{name}`**" for name, ours in means.items() if ours > theirs]
+        parts = [
+            f"{word} {peer}: {', '.join(some)}" for word, some in (("ahead of", ahead), ("behind", behind)) if some
+        ]
+        verdicts.append(f"- {family}, by {by}: {'; '.join(parts)}.")
+    return verdicts
 
 
 if __name__ == "__main__":
