@@ -23,7 +23,7 @@ def _read(run: Path, name: str) -> Any:
 def _row(name: str, scores: list[dict[str, Any]]) -> str:
     values = [s[name]["value"] for s in scores]
     floors = [s[name]["floor"] for s in scores]
-    known = [f for f in floors if f]
+    known = [f for f in floors if f and f > 0]  # an unbiased distance may be below 0: of that there is no multiple
     ratio = f"{statistics.mean(values) / statistics.mean(known):.2f}" if len(known) == len(values) else ""
     spread = scores[0][name]["spread"]
     floor = "" if floors[0] is None else f"{floors[0]:.4g}" + (f" ± {spread:.2g}" if spread else "")
