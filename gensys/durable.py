@@ -31,6 +31,7 @@ __all__ = [
     "link_or_copy",
     "publish_directory",
     "replace",
+    "supersede",
     "sync_directory",
     "with_digest",
     "without_digest",
@@ -149,6 +150,17 @@ def exchange(a: Path, b: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(a), None, str(b))
+
+
+def supersede(new: Path, path: Path, old: Path) -> None:
+    """`new` takes the place of `path`, which is `old` then: at one instant, or where the system cannot, by two renames
+    between which nothing is at `path`."""
+    if exchange(new, path):
+        os.rename(new, old)
+    else:
+        os.rename(path, old)
+        os.rename(new, path)
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 from gensys.pipelines.bits import bits_if_any
 from gensys.pipelines.evaluate_images import Asked, Subject, evaluate_codec, evaluate_images, evaluate_quickly
 from gensys.pipelines.evaluate_table import evaluate_table
-from gensys.pipelines.real import real_source, shuffled
+from gensys.pipelines.real import held_out, real_source
 
 from gensys import durable
 from gensys.core import Codec, is_codec
-from gensys.data.quarantine import readable
 from gensys.data.store import Store
 from gensys.errors import ConfigError, RunError
 from gensys.evaluate.metric import Metric
@@ -72,7 +71,7 @@ def evaluate(
         asked.require_none(alone, but=("metrics", "features", "reference"))
         metrics, protocol = evaluate_codec(model, source, target / "reconstructions.png", asked)
         protocol |= {"codec": weights}
-        found, left_out = bits_if_any(model, source, shuffled(readable(source)[1])[:bits]) if bits else ({}, [])
+        found, left_out = bits_if_any(model, source, held_out(source)[:bits]) if bits else ({}, [])
         return _written(target / "evaluation.json", metrics | found, protocol, left_out, asked_for, begun)
     store = Store.open(inside if is_run else target)
     made_by = store.attributes
@@ -106,8 +105,7 @@ def evaluate(
         metrics, protocol, left_out = evaluate_images(subject, asked, screen)
     if bits:
         spec = folder.spec().with_knobs(made_by["knobs"])
-        held_out = shuffled(readable(source)[1])[:bits]
-        found, missing = bits_if_any(folder.model(spec, made_by["weights"]), source, held_out)
+        found, missing = bits_if_any(folder.model(spec, made_by["weights"]), source, held_out(source)[:bits])
         metrics, left_out = metrics | found, [*left_out, *missing]
     return _written(file, metrics, protocol, left_out, asked_for, begun)
 

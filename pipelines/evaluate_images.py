@@ -15,17 +15,16 @@ from gensys.pipelines.moments import images_of, read_moments
 from gensys.pipelines.real import (
     Real,
     about_data,
+    held_out,
     images,
     judge_of,
     protocol_of,
     reference_of,
-    shuffled,
     told_of_shares,
 )
 from torch import Tensor
 
 from gensys.core import Codec
-from gensys.data.quarantine import readable
 from gensys.data.source import Source, image_shape
 from gensys.data.store import Store
 from gensys.data.unpaired import Unpaired
@@ -332,7 +331,7 @@ def evaluate_codec(
 @torch.no_grad()
 def _reconstruct(codec: Codec, source: Source, picture: Path | None, extractor: Extractor | None) -> dict[str, Metric]:
     """Scores of decoded held-out images, and a picture: rows of originals above rows of what came back."""
-    rows = shuffled(readable(source)[1])[:10_000]
+    rows = held_out(source)[:10_000]
     if not len(rows):
         raise RunError(f"{source.name!r} has no held-out images, so no reconstruction can be scored: use more images")
     x, _ = images(source, rows)

@@ -36,6 +36,7 @@ from gensys.run_folder import RunFolder, open_codec
 __all__ = [
     "Real",
     "about_data",
+    "held_out",
     "images",
     "judge_of",
     "protocol_of",
@@ -86,6 +87,11 @@ def images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:
 def shuffled(rows: Tensor) -> Tensor:
     """The rows in a fixed random order: data sets are often sorted by class."""
     return rows[order.rows(_ORDER_SEED, 0, len(rows), len(rows))]
+
+
+def held_out(source: Source) -> Tensor:
+    """The rows that are not trained on, in a fixed random order."""
+    return shuffled(readable(source)[1])
 
 
 def judge_of(source: Source, folder: Path) -> Judge:

@@ -91,7 +91,7 @@ class SampleJob:
                 raise DataError(f"the images {self.data[0]!r} have changed since sampling began: put the old ones back")
         moments = taking_moments(store, folder.path / "judge") if self.moments else None
         source = data_of(run.source)
-        columns = source.columns if isinstance(source, Arrays) else ()
+        columns = _columns(source)
 
         def block(number: int) -> dict[str, npt.NDArray[Any]]:
             ids = torch.arange(number * BLOCK, (number + 1) * BLOCK, device=place)
@@ -257,9 +257,10 @@ def sample(
     if rows is not None:
         arrays |= {name: ArraySpec(column.shape[1:], str(column.dtype)) for name, column in rows.columns.items()}
     if "x" in drawn and not pairs:
-        beside = {".png": pictured(drawn["x"].shape[1:]), ".csv": _columned(data_of(run.source))}
-        for suffix in (name for name, written in beside.items() if written):
-            require_free(out, suffix, folder.path)
+        if pictured(drawn["x"].shape[1:]):
+            require_free(out, ".png", folder.path)
+        if _columns(data_of(run.source)):
+            require_free(out, ".csv", folder.path)
     store = Store.create(
         out,
         arrays,
@@ -307,20 +308,21 @@ def sample(
     return store
 
 
-def _columned(source: Source) -> bool:
-    """Whether samples are rows of a table."""
-    return isinstance(source, Arrays) and bool(source.columns)
+def _columns(source: Source) -> tuple[Column, ...]:
+    """Of a table; () = the data are none."""
+    return source.columns if isinstance(source, Arrays) else ()
 
 
 def _save_table(store: Store, source: Source, labelled: bool) -> None:
     """Beside a store of rows of a table in a directory, the rows as a CSV table with the columns of the data. labelled:
     whether the rows were drawn by their labels, which go into a column then."""
-    if is_url(store.where) or not isinstance(source, Arrays) or not source.columns:
+    columns = _columns(source)
+    if is_url(store.where) or not columns:
         return
     rows = np.arange(len(store))
     labels = store.read("label", rows) if labelled and source.classes else np.empty(0, np.int64)
     names = [source.classes[label] for label in labels]
-    write_table(store.path.with_suffix(".csv"), source.columns, store.read("x", rows), names)
+    write_table(store.path.with_suffix(".csv"), columns, store.read("x", rows), names)
 
 
 if __name__ == "__main__":

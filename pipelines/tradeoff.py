@@ -45,12 +45,12 @@ def add_tradeoff(folder: RunFolder, steps: Sequence[int], *, screen: Screen, wor
     run = spec.load()
     if "steps" not in run.retune:
         raise ConfigError(f"'nfe': a run of {spec.recipe!r} has no steps that may be chosen after training")
-    if len((source := real_source(folder)[0]).shape) == 1:
-        raise ConfigError(f"'nfe' shows the Frechet distance of images, and {source.name!r} holds none: leave it out")
     weights, place = folder.weights_digest(), folder.path / FOLDER
     missing = [k for k in sorted(set(steps)) if not _there(place, k, weights, {**spec.knobs, "steps": k})]
     if not missing:
         return
+    if len((source := real_source(folder)[0]).shape) == 1:
+        raise ConfigError(f"'nfe' shows the Frechet distance of images, and {source.name!r} holds none: leave it out")
     calls = {k: folder.retuned({"steps": str(k)}).model().evaluations for k in missing}
     each, total = _seconds(folder.model(), run), SAMPLES * sum(calls.values())
     screen.line(

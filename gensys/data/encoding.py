@@ -40,7 +40,7 @@ from gensys.data.place import open_place
 from gensys.data.source import Source
 from gensys.data.store import Store
 from gensys.data.where import Where, beside, is_url
-from gensys.durable import exchange, explained, sync_directory
+from gensys.durable import explained, supersede, sync_directory
 from gensys.errors import OtherStoreError, StoreError
 from gensys.noise import Noise
 
@@ -204,12 +204,7 @@ class Encoding:
 def _swap(new: Path, out: Path) -> None:
     old = Path(_beside(out, "old"))
     open_place(old).clear()
-    if exchange(new, out):
-        new.rename(old)
-    else:  # two renames; `recover` does the second one if it has to
-        out.rename(old)
-        new.rename(out)
-    sync_directory(out.parent)
+    supersede(new, out, old)  # `recover` does the second of two renames if it has to
 
 
 def tidy(out: Where) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from gensys.data.manifest import GOOD, from_bytes
 from gensys.data.source import Source
 from gensys.data.store import ArraySpec, Store
-from gensys.durable import exchange, explained, sync_directory, write
+from gensys.durable import explained, supersede, sync_directory, write
 from gensys.errors import DataError, StoreError
 
 __all__ = ["DTYPES", "TextEncoder", "Texts", "encode_texts", "text_path"]
@@ -104,13 +104,11 @@ def encode_texts(
         sync_directory(draft)
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        if path.exists() and exchange(draft, path):
-            os.rename(draft, old)
+        if path.exists():
+            supersede(draft, path, old)
         else:
-            if path.exists():
-                os.rename(path, old)
             os.rename(draft, path)
-        sync_directory(path.parent)
+            sync_directory(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     return Texts.open(latents)
 

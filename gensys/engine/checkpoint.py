@@ -233,10 +233,10 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             self.wait()
-        except Exception as failure:
+        except Exception as failure:  # whatever it is: if two things went wrong at once, both are told
             if error is None:
                 raise
-            error.add_note(f"besides, {failure}")  # two things went wrong at once: both are told
+            error.add_note(f"besides, {failure}")
         finally:
             self._thread.shutdown()
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Axis", "Spot", "cloud", "curves", "interval", "scatter", "shares", "spans", "tradeoff"]
+__all__ = ["Axis", "Spot", "cloud", "curves", "enough_digits", "interval", "scatter", "shares", "spans", "tradeoff"]
 
 Point = tuple[float, float]
 Spot = tuple[float, float, int]  # across, up, label; -1 = none
@@ -52,14 +52,17 @@ def _short(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def enough_digits(values: Sequence[float], error: float) -> int:
+    """Three, or so many that no value is off by more: years, or pressures, differ in their last digits alone."""
+    enough = (d for d in range(3, 9) if all(abs(float(f"{value:.{d}g}") - value) <= error for value in values))
+    return next(enough, 9)
+
+
 def _labelled(ticks: Sequence[float]) -> list[tuple[float, str]]:
     """Each tick with its label, of three digits, or of so many that every label is its tick."""
     step = min((b - a for a, b in itertools.pairwise(ticks)), default=math.inf)
 
-    def right(tick: float, digits: int) -> bool:
-        return abs(float(f"{tick:.{digits}g}") - tick) < max(step / 100, 1e-9 * abs(tick), 1e-300)
-
-    digits = next((digits for digits in range(3, 8) if all(right(tick, digits) for tick in ticks)), 8)
+    digits = enough_digits(ticks, step / 100)
     return [(tick, _short(tick, digits)) for tick in ticks]
 
 

@@ -100,17 +100,14 @@ def _decimals(value: float, low: float | None, high: float | None) -> int:
     return 2 if scale == 0 else max(0, 1 - math.floor(math.log10(scale)))
 
 
-def _floor_decimals(floor: float, decimals: int) -> int:
-    """As many as the value has, and at least two digits that are not zero: a wide interval around a bad value must not
-    round what it is compared with to nothing."""
-    return decimals if floor == 0 else max(decimals, 1 - math.floor(math.log10(abs(floor))))
-
-
 def _floor(floor: float, spread: float | None, decimals: int) -> str:
-    """What real data get, and how much that varies from one set of rows to another if it was measured on several."""
+    """What real data get, and how much that varies from one set of rows to another if it was measured on several.
+
+    With as many decimals as the value has, and at least two digits that are not zero: a wide interval around a bad
+    value must not round what it is compared with to nothing."""
     if floor == 0:
         return compact(floor)
-    decimals = _floor_decimals(floor, decimals)
+    decimals = max(decimals, 1 - math.floor(math.log10(abs(floor))))
     return _text(floor, decimals) + (f" ± {_text(spread, decimals)}" if spread else "")
 
 

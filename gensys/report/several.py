@@ -61,8 +61,8 @@ def _page(runs: Sequence[Contents]) -> str:
 
 def _things(runs: Sequence[Contents]) -> str:
     """What real data are called."""
-    tables = [bool(found.evaluation and found.evaluation.get("columns")) for found in runs if found.evaluation]
-    return "data" if len(set(tables)) > 1 else "rows" if any(tables) else "images"
+    tables = {bool(found.evaluation.get("columns")) for found in runs if found.evaluation}
+    return "data" if len(tables) > 1 else "rows" if True in tables else "images"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gensys.report.plots import shares, spans
+from gensys.report.plots import enough_digits, shares, spans
 from gensys.report.reading import Contents, number
 from gensys.report.scores import compact
 from gensys.report.templates import markup
@@ -59,14 +59,8 @@ def _numbers(quantiles: Mapping[str, Any]) -> tuple[Markup, str, str] | None:
         return None
     samples, real = [p for p, _ in known], [q for _, q in known]
     spread = max(samples[-1] - samples[0], real[-1] - real[0])
-    digits = _digits([*samples, *real], spread / 100)
+    digits = enough_digits([*samples, *real], spread / 100)
     return markup(spans(samples, real)), _median(samples, digits), _median(real, digits)
-
-
-def _digits(values: list[float], error: float) -> int:
-    """Three, or so many that no value is off by more: years, or pressures, differ in their last digits alone."""
-    enough = (d for d in range(3, 9) if all(abs(float(f"{value:.{d}g}") - value) <= error for value in values))
-    return next(enough, 9)
 
 
 def _median(values: list[float], digits: int) -> str:

@@ -8,7 +8,7 @@ import torch
 import zarr
 from toy import CHUNK, CODEC, SHARD, Items, discrete, files, gaussian, run
 
-from gensys.data import encoding as module
+from gensys import durable
 from gensys.data.encoding import plan
 from gensys.data.latents import LatentSource
 from gensys.data.manifest import GOOD, QUARANTINED, REMOVED, from_bytes, to_bytes
@@ -294,7 +294,7 @@ def test_where_two_paths_cannot_change_places(tmp_path, monkeypatch):
     out, (source, _) = tmp_path / "z.zarr", edited()
     run(tmp_path / "a.zarr", Items(ITEMS))
     run(tmp_path / "a.zarr", source, update=True)
-    monkeypatch.setattr(module, "exchange", lambda a, b: False)
+    monkeypatch.setattr(durable, "exchange", lambda a, b: False)
     run(out, Items(ITEMS))
     run(out, source, update=True)
     assert files(out) == files(tmp_path / "a.zarr")

@@ -8,7 +8,7 @@ import pytest
 from fatal import Fatal
 from toy import Items, files, run
 
-from gensys.data import encoding
+from gensys import durable
 from gensys.data.store import Store
 
 ITEMS = {f"cat/{k:02d}": f"content {k}" for k in range(21)}
@@ -19,7 +19,7 @@ POINTS = ("fsync", "link", "rename", "replace", "mkdir", "rmdir", "unlink")  # w
 
 def update(out, exchanging):
     if not exchanging:
-        encoding.exchange = lambda a, b: False
+        durable.exchange = lambda a, b: False
     run(out, Items(NEW), update=True)
 
 
@@ -27,7 +27,7 @@ def die_at(out, exchanging, point, counter):
     """Update, and be killed at the `point`-th call that matters; returns having counted them if it lives."""
     fatal = Fatal(point)
     fatal.wrap_system(POINTS)
-    encoding.exchange = fatal.wrap(encoding.exchange)
+    durable.exchange = fatal.wrap(durable.exchange)
     update(out, exchanging)
     counter.value = fatal.calls
 
